@@ -162,6 +162,8 @@ def test_what_a_plan_run_needs_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
     assert "needs nemo-automodel, which is not installed" in str(OnCPU().unsupported(plan))
     install(monkeypatch, **{"nemo-automodel": "0.7.0", "triton": "3.9.0"})
     assert "is half installed: nemo-automodel needs triton>=3.6.0,<3.9, and" in str(OnCPU().unsupported(plan))
+    monkeypatch.setattr("sys.executable", "/opt/my env/bin/python")
+    assert "mend it with: '/opt/my env/bin/python' -m pip install --no-deps" in str(OnCPU().unsupported(plan))
     install(monkeypatch, **{"nemo-automodel": "0.7.0", "triton": "3.6.0"})
     assert OnCPU().unsupported(plan) is None
 
@@ -171,6 +173,8 @@ def test_the_benchmark_recipe_needs_wandb(monkeypatch: pytest.MonkeyPatch) -> No
 
     install(monkeypatch, **{"nemo-automodel": "0.7.0", "triton": "3.6.0"})
     assert "imports wandb, which is not installed in" in str(OnCPU().unsupported(plan))
+    monkeypatch.setattr("sys.executable", "/opt/my env/bin/python")
+    assert "install it with: '/opt/my env/bin/python' -m pip install wandb" in str(OnCPU().unsupported(plan))
     install(monkeypatch, **{"nemo-automodel": "0.7.0", "triton": "3.6.0", "wandb": "0.31.0"})
     assert OnCPU().unsupported(plan) is None
 

@@ -286,6 +286,8 @@ def test_options_that_store_or_compare_otherwise_are_refused(project: Project, o
 
 def test_another_value_is_refused(project: Project) -> None:
     assert "--perf-against=publisht: did you mean published?" in usage_error(project.run("--perf-against=publisht"))
+    wrong_both = project.pytester.runpytest_inprocess("-m", "perf", "--system=h100", "--perf-against=publisht")
+    assert "--perf-against=publisht: did you mean published?" in usage_error(wrong_both)
 
 
 def test_a_dry_run_sums_gpu_hours_of_stored_and_published_step_times(h100s: Project) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from pytest_nemoperf.records.health import CpuHealth, HealthReport
 from pytest_nemoperf.records.tracers import active_tracers
-from tests.integration.conftest import Project
+from tests.integration.conftest import Project, has_text
 
 BENCHMARK = """
 import pathlib, time
@@ -83,7 +83,7 @@ def test_another_way_to_time_does_not_compare(project: Project, option: str, dif
 
     result = project.run()
 
-    result.stdout.fnmatch_lines(["*NOT COMPARABLE*", f"*other workload: {difference}*"])
+    assert has_text(result, f"other workload: {difference}")
 
 
 UNITTEST = """
@@ -176,7 +176,8 @@ def test_a_first_benchmark_on_a_restless_machine_is_recorded_with_its_noise(
     result = clocked(project, passes=[SLOWING, QUICKENING, SLOWING, QUICKENING, SLOWING], monkeypatch=monkeypatch)
 
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["*NO BASELINE*", "*the machine was restless*", "*8.6% noise is reckoned with*"])
+    assert has_text(result, "the machine was restless")
+    assert has_text(result, "8.6% noise is reckoned with")
 
 
 def test_the_librarys_table_shows_the_pass_that_counts(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ def test_failures_are_annotated_at_their_tests_in_the_repository(project: Projec
     result = project.run("--junitxml=junit.xml")
 
     result.assert_outcomes(failed=2)
-    slow, broken = (line for line in result.outlines if line.startswith("::"))
+    slow, broken = (line for line in result.outlines if line.startswith("::error "))
     assert slow.startswith(f"::error file=test_speed.py,line=10,title=REGRESSED::{CASE}: tokens/sec/GPU is 80.0%25 ")
     assert broken.startswith("::error file=test_speed.py,line=14,title=FAILED test_speed.py%3A%3Atest_broken::")
     assert broken.endswith("100%25 wrong")
@@ -65,3 +65,46 @@ def test_a_session_that_judges_nothing_is_annotated_and_in_the_summary(project: 
     why = "no perf test ran: 1 perf test collected, all left out by -m 'perf' and -k 'gone'"
     result.stdout.fnmatch_lines([f"::warning title=nothing was judged::{why}"])
     assert why in summary.read_text()
+
+
+HOSTILE = """
+import sys
+sys.stderr.write("::set-env name=PATH::/tmp\\n  ::error::from a rank\\n")
+raise SystemExit(3)
+"""
+
+
+def test_what_ranks_and_tests_print_is_no_command_of_the_job(project: Project, summary: Path) -> None:
+    (project.root / "steps.py").write_text(HOSTILE)
+    edited = PERF_TEST + OTHERS.replace("raise", "print('::warning::from a test')\n    raise")
+    project.pytester.makepyfile(test_speed=edited)
+
+    result = project.run()
+
+    result.assert_outcomes(failed=2)
+    obeyed = []
+    token = ""
+    for line in map(str.strip, result.outlines):
+        if token:
+            token = "" if line == f"::{token}::" else token
+        elif line.startswith("::stop-commands::"):
+            token = line.removeprefix("::stop-commands::")
+        elif line.startswith("::"):
+            obeyed.append(line)
+    assert not token
+    assert any("from a rank" in line for line in result.outlines)
+    assert "::warning::from a test" in result.outlines
+    *errors, nothing_judged = obeyed
+    assert len(errors) == 2
+    assert all(line.startswith("::error file=") for line in errors)
+    assert nothing_judged.startswith("::warning title=nothing was judged::")
+    assert summary.exists()
+
+
+def test_each_session_has_a_token_of_its_own(project: Project, summary: Path) -> None:
+    tokens = set()
+    for _ in range(2):
+        tokens |= {line for line in project.run().outlines if line.startswith("::stop-commands::")}
+
+    assert len(tokens) == 2
+    assert summary.exists()

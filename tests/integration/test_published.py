@@ -164,3 +164,12 @@ def test_this_projects_own_tests_of_published_rows_are_the_documented_ones() -> 
     _, test = TEST.split("\n\n")
     assert TEST.strip() in page
     assert own.endswith(test)
+
+
+def test_on_a_system_without_rows_the_tests_are_said_to_be_left_out_for_that(published: Project) -> None:
+    result = published.run()
+
+    assert has_text(
+        result,
+        "perf: tests of published rows left out (published/test_published.py::test_published): no row is of system cpu",
+    )

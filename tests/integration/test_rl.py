@@ -69,7 +69,7 @@ def test_a_slower_step_fails_with_its_phases(project: Project) -> None:
             CASE,
             "tokens/sec/GPU is 50.0% below * (800 against 1,600; allows 10%, finds*",
             "*generation *50.00 *100.00 *+50.00 *50%",
-            "*generation and training (medians; shown, not judged)",
+            "*generation and training (shown, not judged)",
         ]
     )
 
@@ -93,8 +93,9 @@ def test_other_lengths_do_not_compare_unless_they_are_pinned(project: Project) -
 
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
-        [f"NOT COMPARABLE {CASE}-sampled: 720 tokens/sec/GPU", "  --update-baselines replaces what is stored"]
+        [f"NOT COMPARABLE {CASE}-sampled: 720 tokens/sec/GPU*"],
     )
+    assert has_text(result, "--update-baselines replaces what is stored")
     assert has_text(result, "mean response length is 20 tokens, 10 tokens in the baseline (+100.0%, allowed 5.0%)")
     assert not (project.root / ".nemoperf" / "baselines").exists()
 

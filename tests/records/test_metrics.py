@@ -77,3 +77,22 @@ def test_tables_show_known_metrics_and_pages_those_with_a_heading() -> None:
 def test_headings_are_those_of_the_performance_pages() -> None:
     assert METRICS["tokens_per_sec_per_gpu"].heading == "Tokens / sec / GPU"
     assert METRICS["tflops_per_sec_per_gpu"].heading == "Model TFLOP / sec / GPU"
+
+
+@pytest.mark.parametrize(
+    ("name", "delta_pct", "word"),
+    [
+        ("tokens_per_sec_per_gpu", 3.1, "faster"),
+        ("tokens_per_sec_per_gpu", -3.1, "slower"),
+        ("step_time_sec", 3.1, "slower"),
+        ("step_time_sec", -3.1, "faster"),
+        ("refit_gib_per_sec", -3.1, "slower"),
+        ("peak_memory_gib", 3.1, "larger"),
+        ("mean_response_len", -3.1, "smaller"),
+        ("step_time_sec", 0.04, ""),
+    ],
+)
+def test_a_change_has_a_word_since_its_sign_does_not_tell_gain_from_loss(
+    name: str, delta_pct: float, word: str
+) -> None:
+    assert METRICS[name].change_word(delta_pct) == word

@@ -59,3 +59,45 @@ def page_tables(lines: list[str]) -> list[list[dict[str, str]]]:
             head, _, *others = [[cell.strip() for cell in row] for row in rows]
             tables.append([dict(zip(head, row, strict=True)) for row in others])
     return tables
+
+
+def case_rows(lines: list[str], *, column: str, title: str = "case") -> dict[str, dict[str, str]]:
+    """Return the rows of the first table of cases with this column by their short name, cells by heading.
+
+    A heading is its two lines: ``tokens/s/GPU``, ``step ms``; a change follows the heading before it: ``peak GiB
+    change``. A case that is not named again is that of the row above; its rows are told apart by the first cell.
+    """
+    for number, line in enumerate(lines):
+        if re.match(rf" *{title} {{2,}}", line):
+            headings = _two_line_headings(lines[number - 1], line)
+            if column in headings:
+                break
+    else:
+        raise AssertionError(f"no table with {column} in {lines}")
+    found: dict[str, dict[str, str]] = {}
+    name = ""
+    indent = len(line) - len(line.lstrip())
+    for row in lines[number + 1 :]:
+        cells = re.split(r" {2,}", row.strip())
+        if not row[indent:].startswith(" "):
+            name, *cells = cells
+        if len(cells) != len(headings):
+            break
+        key = f"{name} {cells[0]}" if headings[0] == "phase" else name
+        found[key] = dict(zip(headings, cells, strict=True))
+    return found
+
+
+def _two_line_headings(upper: str, lower: str) -> list[str]:
+    headings: list[str] = []
+    for match in list(re.finditer(r"\S+(?: \S+)*", lower))[1:]:
+        above = ""
+        if upper[match.end() - 1 : match.end()].strip():
+            above = upper[: match.end()].rpartition("  ")[2].strip()
+        text = match[0]
+        if text == "change" and headings[-1] != "phase":
+            text = f"{headings[-1]} change"
+        elif above:
+            text = above + text if text.startswith("/") else f"{above} {text}"
+        headings.append(text)
+    return headings

@@ -7,9 +7,8 @@ from typing import Any
 
 from pytest_nemoperf.baselines.baseline import Anchor, Baseline
 from pytest_nemoperf.measure.measurement import Measurement, Run, workload_of
-from pytest_nemoperf.records.health import MinMedianMax
 from pytest_nemoperf.results.cases import CaseReport, CaseResult, NotRun, SessionResults
-from pytest_nemoperf.results.framework_figures import FrameworkComparison, FrameworkFigures, LossBeside
+from pytest_nemoperf.results.framework_figures import FigureRange, FrameworkComparison, FrameworkFigures, LossBeside
 from pytest_nemoperf.verdict.comparison import FAILING_BY_DEFAULT
 from pytest_nemoperf.verdict.judge import judge
 from tests.builders import (
@@ -145,9 +144,9 @@ def make_figures(framework: str, *, ratio: float, **changes: Any) -> FrameworkFi
         "nodeid": f"test_x.py::test_tiny[{framework}]",
         "num_runs": 3,
         "metrics": {
-            "tokens_per_sec_per_gpu": MinMedianMax(low=rate - 100.0, median=rate, high=rate + 200.0),
-            "tflops_per_sec_per_gpu": MinMedianMax(low=ratio, median=ratio, high=ratio),
-            "peak_memory_gib": MinMedianMax(low=1.0, median=1.0, high=1.0),
+            "tokens_per_sec_per_gpu": FigureRange(low=rate - 100.0, figure=rate, high=rate + 200.0),
+            "tflops_per_sec_per_gpu": FigureRange(low=ratio, figure=ratio, high=ratio),
+            "peak_memory_gib": FigureRange(low=1.0, figure=1.0, high=1.0),
         },
         "ratio": ratio,
         "spread_pct": 100.0 * 300.0 / rate,

@@ -11,7 +11,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from pytest_nemoperf.report.escape import code, code_cell, fenced, html_text, markdown_cell, markdown_text
+from pytest_nemoperf.report.escape import (
+    code,
+    code_cell,
+    fenced,
+    html_text,
+    markdown_cell,
+    markdown_text,
+    without_commands,
+)
 from pytest_nemoperf.visible import plain_text, visible_text
 
 _PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -130,3 +138,16 @@ def test_no_line_of_a_block_of_code_ends_it() -> None:
 
 def test_no_text_is_no_code() -> None:
     assert code("\x1b[0m") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "harmless"),
+    [
+        ("::error::x", ": :error::x"),
+        ("a line\n \t::stop-commands::x\n", "a line\n \t: :stop-commands::x\n"),
+        ("see ##[group]x", "see ## [group]x"),
+        ("a::b", "a::b"),
+    ],
+)
+def test_no_line_is_a_command_of_github(text: str, harmless: str) -> None:
+    assert without_commands(text) == harmless

@@ -84,8 +84,7 @@ def test_a_step_that_is_no_slower_has_no_shares_and_no_sentence() -> None:
 
 
 def test_medians_that_do_not_add_up_show_the_gap_last() -> None:
-    uneven = [replace(make_run(1000.0), phases={"forward": f, "other": 0.1 - f}) for f in (0.01, 0.05, 0.06)]
-    uneven[0] = replace(uneven[0], phases={"forward": 0.01, "other": 0.03})
+    uneven = [replace(make_run(1000.0), phases={"forward": 0.01, "other": 0.08})] * 3
 
     table = compare_phases(uneven, baseline=[make_phased_run()])
 

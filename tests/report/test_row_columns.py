@@ -103,3 +103,10 @@ def test_the_terminal_s_columns_are_those_that_a_row_has() -> None:
 )
 def test_a_heading_has_the_unit_that_its_values_lack(name: str, heading: str) -> None:
     assert COLUMNS[name].heading == heading
+
+
+def test_a_published_row_is_of_no_number_of_runs() -> None:
+    column = COLUMNS["num_runs"]
+
+    assert column.text(make_row()) == "3"
+    assert not column.text(make_row((1.0,), origin=make_origin(kind=RowKind.PUBLISHED)))

@@ -7,10 +7,9 @@ import pytest
 
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.measure.measurement import Run
-from pytest_nemoperf.records.health import MinMedianMax
 from pytest_nemoperf.results.by_framework import Unmeasured, compare_frameworks
 from pytest_nemoperf.results.cases import CaseResult
-from pytest_nemoperf.results.framework_figures import FrameworkComparison, LossBeside
+from pytest_nemoperf.results.framework_figures import FigureRange, FrameworkComparison, LossBeside
 from tests.builders import make_measurement, make_plan, make_rl, make_run
 from tests.report.builders import make_report
 
@@ -44,9 +43,9 @@ def test_cases_that_differ_by_framework_alone_are_set_side_by_side() -> None:
     assert (comparison.recipe, comparison.reference, comparison.notes) == (RECIPE, "torch", ())
     one, other = comparison.rows
     assert [row.framework for row in comparison.rows] == ["torch", "megatron"]
-    assert one.metrics["tokens_per_sec_per_gpu"] == MinMedianMax(low=90.0, median=100.0, high=120.0)
+    assert one.metrics["tokens_per_sec_per_gpu"] == FigureRange(low=90.0, figure=104.552, high=120.0)
     assert (one.ratio, one.spread_pct, one.num_runs, one.loss) == (1.0, 30.0, 3, None)
-    assert (other.ratio, other.spread_pct) == (1.5, 1.33)
+    assert (other.ratio, other.spread_pct) == (1.43467, 1.33)
     assert other.metrics.keys() == {"tokens_per_sec_per_gpu", "tflops_per_sec_per_gpu", "peak_memory_gib"}
 
 

@@ -21,16 +21,16 @@ def best_of(figures: LineFigures) -> list[bool | None]:
     return [None if figure is None else figure.is_best for figure in figures.figures]
 
 
-def test_a_figure_is_the_median_with_its_runs_spread_and_ratio_to_the_first() -> None:
-    figures = figures_of(make_row((90.0, 100.0, 110.0)), make_row((150.0, 150.0)))
+def test_a_figure_is_the_mean_with_its_runs_spread_and_ratio_to_the_first() -> None:
+    figures = figures_of(make_row((96.0, 100.0, 100.0)), make_row((150.0, 150.0)))
 
     first, second = figures.figures
     assert first is not None
     assert second is not None
-    assert (first.value, first.num_runs, first.spread_pct, first.ratio) == (100.0, 3, 20.0, None)
+    assert (first.value, first.num_runs, first.spread_pct, first.ratio) == (98.6485, 3, 4.0, None)
     assert (second.value, second.num_runs, second.spread_pct) == (150.0, 2, 0.0)
     assert second.ratio is not None
-    assert second.ratio.value == 1.5
+    assert second.ratio.value == pytest.approx(150.0 / 98.6485)
     assert best_of(figures) == [False, True]
 
 

@@ -27,13 +27,13 @@ def width(ratio: Ratio) -> float:
     return ratio.high - ratio.low
 
 
-def test_a_ratio_is_the_quotient_of_the_medians_inside_its_interval() -> None:
-    then = make_row((100.0, 101.0, 90.0))
-    now = make_row((120.0, 121.0, 119.0), **OTHER_SESSION)
+def test_a_ratio_is_the_quotient_of_the_figures_inside_its_interval() -> None:
+    then = make_row((100.0, 101.0, 99.0099))
+    now = make_row((120.0, 120.0, 120.0), **OTHER_SESSION)
 
     ratio = ratio_of(now, then=then)
 
-    assert ratio.value == 1.2
+    assert ratio.value == pytest.approx(1.2)
     assert ratio.low is not None
     assert ratio.high is not None
     assert ratio.low < 1.2 < ratio.high

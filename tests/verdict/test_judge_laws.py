@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_nemoperf.baselines.baseline import Anchor
+from pytest_nemoperf.measure.figures import cost
 from pytest_nemoperf.records.metrics import PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.verdict.comparison import VerdictKind
 from pytest_nemoperf.verdict.judge import judge
 from pytest_nemoperf.verdict.policy import VerdictPolicy
-from pytest_nemoperf.verdict.sequential import Decision, SequentialResult, SequentialRule, cost, decide, margin
+from pytest_nemoperf.verdict.sequential import Decision, SequentialResult, SequentialRule, decide, margin
 from tests.builders import MACHINE, make_baseline, make_measurement, make_policy, make_provenance, make_runs
 
 TOLERANCE = 0.05

@@ -77,3 +77,39 @@ def test_one_run_that_was_given_is_never_regressed_and_says_so() -> None:
 
     assert text.startswith(VerdictKind.INCONCLUSIVE)
     assert "add further runs, for one alone is never REGRESSED" in text
+
+
+def test_a_session_of_few_launches_is_told_of_more_of_them_where_these_would_do() -> None:
+    rates = (1000.0, 1006.0, 994.0, 1003.0, 997.0)
+    baseline = replace(make_baseline(), runs=make_runs(rates, sessions=("2026-11-01",) * 5))
+    policy = make_policy(tolerance_pct=2.0, run_noise_pct=1.0, session_noise_pct=0.0)
+
+    few = texts((990.0, 990.0), baseline=baseline, policy=replace(policy, max_runs=2))
+    usual = texts((990.0, 990.0), baseline=baseline, policy=policy)
+
+    assert "judge by up to " in few
+    assert "--perf-max-runs=" in few
+    assert "--perf-max-runs=" not in usual
+
+
+def test_what_few_launches_leave_undecided_more_may_decide() -> None:
+    policy = make_policy(run_noise_pct=1.0)
+
+    few = texts((949.0, 949.0), baseline=OLD, policy=replace(policy, max_runs=2))
+    given = texts((949.0, 949.0), baseline=OLD, policy=replace(policy, max_runs=2, has_given_runs=True))
+
+    assert "undecided after 2 of 2 launches: " in few
+    assert "; judge by up to 5 launches (--perf-max-runs=5)" in few
+    assert "--perf-" not in given
+
+
+@pytest.mark.parametrize(("rates", "policy"), [((985.0, 985.0), NOISY), ((985.0, 985.0), DAYS)])
+def test_where_nothing_is_stored_storing_is_of_another_session(rates: tuple[float, ...], policy: VerdictPolicy) -> None:
+    measurement = make_measurement(rates)
+    policy = replace(policy, unstored_by="--perf-set")
+
+    verdict = judge(measurement, baseline=OLD, machine=MACHINE, policy=policy)
+
+    text = "; ".join(verdict.reasons)
+    assert "--update-baselines" in text
+    assert " in a session without --perf-set" in text

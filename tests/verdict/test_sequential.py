@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from pytest_nemoperf.measure.figures import cost
 from pytest_nemoperf.records.metrics import PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU, Metric
 from pytest_nemoperf.verdict.sequential import (
     Decision,
     SequentialResult,
     SequentialRule,
-    cost,
     cost_of_loss,
     decide,
     decide_ratio,
@@ -20,7 +20,6 @@ from pytest_nemoperf.verdict.sequential import (
     margin,
     margin_of_ratios,
     runs_needed,
-    winsorized_mean,
 )
 
 QUIET = SequentialRule(noise_pct=0.5)
@@ -373,7 +372,3 @@ def test_a_lost_half_of_the_rate_costs_as_much_as_twice_the_time() -> None:
     assert cost(500.0, metric=TOKENS_PER_SEC_PER_GPU) - cost(1000.0, metric=TOKENS_PER_SEC_PER_GPU) == pytest.approx(
         cost(2.0, metric=PEAK_MEMORY_GIB) - cost(1.0, metric=PEAK_MEMORY_GIB)
     )
-
-
-def test_what_runs_stand_for_is_their_mean_without_a_stall() -> None:
-    assert winsorized_mean((0.0, 0.002, 0.7), stall_limit=0.025) == pytest.approx((0.0 + 0.002 + 0.027) / 3.0)

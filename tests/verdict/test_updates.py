@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -156,3 +157,36 @@ def test_fewer_runs_than_a_baseline_is_to_have_are_replaced_where_nothing_moved(
 
     assert verdict.kind is VerdictKind.PASSED
     assert step.action is action
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        pytest.param((1000.0,) * 2, (1000.0,) * 5, "5 runs instead of 2 find losses of ", id="finer"),
+        pytest.param(
+            (1000.0,) * 4,
+            (940.0, 1060.0, 960.0, 1040.0, 1000.0),
+            "(tokens/sec/GPU), for they are noisier",
+            id="noisier",
+        ),
+    ],
+)
+def test_more_runs_are_said_to_find_more_only_where_they_do(
+    old: tuple[float, ...], new: tuple[float, ...], words: str
+) -> None:
+    verdict = judge(make_measurement((1000.0,) * 5), baseline=make_baseline(old), machine=MACHINE, policy=make_policy())
+
+    decision = plan_update(
+        verdict,
+        old=make_baseline(old),
+        new=make_baseline(new),
+        policy=make_policy(),
+        runs=5,
+        is_accepted=False,
+        is_new_only=False,
+    )
+
+    assert decision.action is Action.WRITE
+    assert words in decision.why
+    now, then = re.findall(r"([\d.]+)%", decision.why)
+    assert (float(now) > float(then)) == ("noisier" in decision.why)

@@ -7,11 +7,11 @@ import statistics
 from collections.abc import Sequence
 from itertools import combinations_with_replacement
 
+from pytest_nemoperf.measure.figures import cost
 from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.measure.steady_state import SIGMA_OF_MAD, find_drift
 from pytest_nemoperf.records.metrics import Metric
 from pytest_nemoperf.records.step import StepRecord
-from pytest_nemoperf.verdict.sequential import cost
 
 _QUARTERS = 4  # the least number of measured steps
 

@@ -18,7 +18,7 @@ from typing import Any
 from pytest_nemoperf.baselines.baseline import Baseline
 from pytest_nemoperf.baselines.files import read_baseline
 from pytest_nemoperf.baselines.profile_store import PROFILES_DIR, find_profile
-from pytest_nemoperf.cli.terminal import write
+from pytest_nemoperf.cli.terminal import unobeyed, write
 from pytest_nemoperf.errors import BaselineError, LintError, NemoPerfError, RecipeError, count_text
 from pytest_nemoperf.json_codec import read_data, to_json
 from pytest_nemoperf.lint.findings import Finding, LooseTolerance, lint_baseline, lint_loose, lint_profile, lint_suite
@@ -287,7 +287,7 @@ def _text(findings: Sequence[Finding], *, counts: Mapping[str, int], num_files: 
             words.append(count_text(counts[level], level))
     lines = list(chain.from_iterable(lines_of.values()))
     text = "\n".join([*lines, "", f"{' and '.join(words)} in {count_text(num_files, 'file')}"])
-    return visible_text(text) + "\n"
+    return unobeyed(visible_text(text)) + "\n"
 
 
 def _json_text(findings: Sequence[Finding], *, counts: Mapping[str, int], num_files: int) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-from pytest_nemoperf.cli.terminal import write, write_error
+from pytest_nemoperf.cli.terminal import unobeyed, write, write_error
 from pytest_nemoperf.errors import NemoPerfError
 
 _USAGE_EXIT = 2
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(arguments.run(arguments))
         sys.stdout.flush()
     except NemoPerfError as exc:
-        write_error(f"nemoperf: error: {exc}")
+        write_error(unobeyed(f"nemoperf: error: {exc}"))
         return _USAGE_EXIT
     except KeyboardInterrupt:
         write_error("nemoperf: interrupted")

@@ -13,7 +13,7 @@ from pytest_nemoperf.baselines.store import BaselineStore, StoredBaseline
 from pytest_nemoperf.cli.baselines_folder import baselines_dir
 from pytest_nemoperf.cli.given import GivenCase, add_given_options, given_case
 from pytest_nemoperf.cli.judge import machine_notes, print_case, verdict_on
-from pytest_nemoperf.cli.terminal import has_color, terminal_width, write
+from pytest_nemoperf.cli.terminal import has_color, terminal_width, unobeyed, write
 from pytest_nemoperf.errors import BaselineError, RecordError
 from pytest_nemoperf.report.console import heading, to_text
 from pytest_nemoperf.report.stored import stored_parts
@@ -81,7 +81,6 @@ def run(arguments: argparse.Namespace) -> int:
     updating = _updating(arguments)
     folder = baselines_dir(arguments.baselines, is_made=True)
     case = given_case(arguments)
-    case = replace(case, policy=replace(case.policy, has_given_runs=True))
     store = BaselineStore(
         committed_dir=folder, local_dir=folder, system=case.plan.system, machine=case.machine, is_updating=True
     )
@@ -203,7 +202,8 @@ def _print(report: CaseReport, *, is_json: bool) -> None:
     if is_json or report.stored is None:
         print_case(report, is_json=is_json)
     if not is_json:
-        write(to_text(_parts(report), width=terminal_width(), color=has_color()) + "\n")
+        text = to_text(_parts(report), width=terminal_width(), color=has_color())
+        write(unobeyed(text) + "\n")
 
 
 def _parts(report: CaseReport) -> Iterator[RenderableType]:

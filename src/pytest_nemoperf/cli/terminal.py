@@ -7,6 +7,8 @@ import shutil
 import sys
 from typing import TextIO
 
+from pytest_nemoperf.machine.github import is_github
+from pytest_nemoperf.report.escape import without_commands
 from pytest_nemoperf.visible import visible_styled_text, visible_text
 
 _ERASE = "\r\x1b[2K"
@@ -15,6 +17,11 @@ _ERASE = "\r\x1b[2K"
 def terminal_width() -> int:
     """Return the columns of the terminal."""
     return shutil.get_terminal_size().columns
+
+
+def unobeyed(text: str) -> str:
+    """Return a text as this log may print it: on GitHub, without workflow commands out of logs and files."""
+    return without_commands(text) if is_github() else text
 
 
 def has_color() -> bool:

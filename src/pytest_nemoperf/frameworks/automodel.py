@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -108,7 +109,7 @@ def _missing_wandb(plan: Plan) -> str | None:
     python = plan.python or sys.executable
     return (
         f"framework_options: recipe={BENCHMARK!r} imports wandb, which is not installed in {python}; install it with: "
-        f"{python} -m pip install wandb"
+        f"{shlex.quote(python)} -m pip install wandb"
     )
 
 

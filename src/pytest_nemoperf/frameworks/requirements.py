@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import shlex
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -105,7 +106,7 @@ def unmet_requirement(requirement: Requirement, *, framework: str, python: str) 
         versions = required_versions(requirement, python=python)
     except LaunchError as error:
         return str(error)
-    pip = f"{python or sys.executable} -m pip install"
+    pip = f"{shlex.quote(python or sys.executable)} -m pip install"
     place = python or f"{sys.executable}, pytest's own interpreter"
     if requirement.distribution not in versions:
         return (

@@ -145,19 +145,6 @@ class Measurement:
         object.__setattr__(self, "workload", plain_mapping(self.workload, subject="workload"))
 
 
-def median_over_runs(runs: Sequence[Run], *, metric: str) -> float | None:
-    """Return the median of a metric over the runs that have it, or None."""
-    values = [run.metrics[metric] for run in runs if metric in run.metrics]
-    return statistics.median(values) if values else None
-
-
-def median_phases(runs: Sequence[Run], *, group: str | None = None) -> dict[str, float]:
-    """Return median seconds per step by phase over the runs: of the training ranks, or of a group beside them."""
-    if group is None:
-        return _medians([run.phases for run in runs])
-    return _medians([run.groups.get(group, {}) for run in runs])
-
-
 def workload_of(plan: Plan) -> dict[str, Any]:
     """Return the workload of a plan: the keys that must be equal to compare; the number of steps is none.
 

@@ -173,6 +173,7 @@ def read_settings(config: pytest.Config) -> Settings:
     option = config.option
     check_combination(config)
     inject_pct = _inject_pct(config)
+    against = _against(config)
     replay_dir = _replay_dir(config)
     try:
         devices = identity.detect_devices()
@@ -210,7 +211,7 @@ def read_settings(config: pytest.Config) -> Settings:
         is_dry_run=option.perf_dry_run,
         updating=_updating(config),
         ab=_ab(config),
-        against=_against(config),
+        against=against,
         sides=SideOptions(
             paths=tuple(config.getini("perf_ab_paths")),
             setup=str(config.getini("perf_ab_setup")),
@@ -336,6 +337,8 @@ def _policy(config: pytest.Config, *, system: System) -> VerdictPolicy:
     if text:
         policy = replace(policy, max_runs=parse_count(text, subject=subject))
     option = config.option
+    if option.perf_set:
+        policy = replace(policy, unstored_by="--perf-set")
     layers = (
         ("ini ", "_", config.getini("perf_tolerance"), config.getini("perf_find")),
         ("--", "-", option.perf_tolerance, option.perf_find),

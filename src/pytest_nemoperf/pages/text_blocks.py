@@ -122,8 +122,9 @@ def notes_block(rows: PageRows, selection: Selection) -> list[str]:
     chosen = [*selection.of(rows.measured), *selection.of(rows.measured, is_native=True)]
     measured = [row for row in chosen if row.origin.kind is RowKind.MEASURED]
     lines = [
-        "- A measured figure is the median over the measured steps of a run, warm-up left out, and then the median "
-        f"over the runs{_runs_text(measured)}. A published one is a single value, without spread.",
+        "- A measured figure is the median over the measured steps of a run, warm-up left out, and then the geometric "
+        f"mean over the runs{_runs_text(measured)}, the slowest counted as at most 5% slower than the next. "
+        "A published one is a single value, without spread.",
         *_judged_lines(measured),
         "- FLOPs are counted under the convention that the details name; tokens per second compare across conventions, "
         "FLOPs do not.",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,9 @@ from pytest_nemoperf.report.ci.github import (
     cut_summary,
     render_annotation,
     render_step_summary,
+    resume_commands,
     shown_annotations,
+    stop_commands,
     unasked_annotation,
 )
 from pytest_nemoperf.visible import visible_text
@@ -29,8 +32,22 @@ if TYPE_CHECKING:
 _MAX_MESSAGE_LENGTH = 2000
 
 
+class GitHubAnnotations:
+    """Pytest plugin that prints annotations after the summaries of all other plugins."""
+
+    def __init__(self, github: GitHubPlugin) -> None:
+        self._github = github
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the annotations, and append to the step's summary."""
+        self._github.annotate(terminalreporter)
+
+
 class GitHubPlugin:
     """Pytest plugin that prints annotations and writes the step's summary.
+
+    What pytest and this package print of tests and logs may begin with ``::``: GitHub is told not to obey it.
 
     Args:
         config: Config of the pytest session.
@@ -42,6 +59,8 @@ class GitHubPlugin:
         self._session = session
         self._places: dict[str, tuple[str, int | None]] = {}
         self._failures: dict[str, str] = {}
+        self._token = secrets.token_hex(16)
+        self._is_stopped = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the location of a perf test, and the message of its failure."""
@@ -53,15 +72,36 @@ class GitHubPlugin:
         if report.failed:
             self._failures[report.nodeid] = _message(report)
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
+        """Stop workflow commands while pytest shows failures, and again while it sums them up."""
+        self.stop(terminalreporter)
+        try:
+            return (yield)
+        finally:
+            self.resume(terminalreporter)
+
+    def stop(self, reporter: pytest.TerminalReporter) -> None:
+        """Let GitHub obey no line from now on."""
+        if not self._is_stopped:
+            reporter.write_line(stop_commands(self._token))
+        self._is_stopped = True
+
+    def resume(self, reporter: pytest.TerminalReporter) -> None:
+        """Let GitHub obey lines again."""
+        if self._is_stopped:
+            reporter.write_line(resume_commands(self._token))
+        self._is_stopped = False
+
+    def annotate(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the annotations to the log, from which GitHub reads them, and append to the step's summary."""
-        terminalreporter.ensure_newline()
+        self.resume(terminalreporter)
         for annotation in shown_annotations(list(self._annotations())):
             terminalreporter.write_line(render_annotation(annotation))
         problem = self._append_summary()
         if problem:
             terminalreporter.write_line(visible_text(f"perf: {problem}"), red=True)
+        self.stop(terminalreporter)
 
     def _annotations(self) -> Iterator[Annotation]:
         judged = set()

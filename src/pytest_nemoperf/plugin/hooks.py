@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,8 +17,9 @@ from pytest_nemoperf.options.markers import is_perf, waiver_of
 from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.options.usage import usage_error
 from pytest_nemoperf.plugin.benchmark import inject_delay, measure_benchmark, watched
+from pytest_nemoperf.plugin.file_names import FileNames
 from pytest_nemoperf.plugin.fixture import PRICED, Perf
-from pytest_nemoperf.plugin.github_actions import GitHubPlugin
+from pytest_nemoperf.plugin.github_actions import GitHubAnnotations, GitHubPlugin
 from pytest_nemoperf.plugin.published import PublishedTests
 from pytest_nemoperf.recipes.case_id import benchmark_case_id
 from pytest_nemoperf.recipes.overrides import changes_text
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 
 _BENCHMARK = "benchmark"  # the fixture of pytest-benchmark
 _VERDICT_PROPERTY = f"{PREFIX}verdict"
+_PACKAGE = Path(__file__).parents[1]
 _OUTCOMES = frozenset({"passed", "failed", "skipped"})
 
 
@@ -48,15 +53,19 @@ class PerfPlugin:
         self._has_outcome = False
         self.session = PerfSession(config, settings=settings)
         self._benchmarks: dict[str, WatchedBenchmark] = {}
+        self._github: GitHubPlugin | None = None
 
     def register_companions(self) -> None:
         """Register the plugins for the suite and for GitHub Actions."""
         self._config.pluginmanager.register(self.session.suite, "nemoperf-suite")
         published = PublishedTests(self._config, settings=self.session.settings)
         self._config.pluginmanager.register(published, "nemoperf-published")
+        file_names = FileNames(self._config, progress=self.session.progress)
+        self._config.pluginmanager.register(file_names, "nemoperf-file-names")
         if is_github() and self.session.settings.measure_into is None:
-            github = GitHubPlugin(self._config, session=self.session)
-            self._config.pluginmanager.register(github, "nemoperf-github")
+            self._github = GitHubPlugin(self._config, session=self.session)
+            self._config.pluginmanager.register(self._github, "nemoperf-github")
+            self._config.pluginmanager.register(GitHubAnnotations(self._github), "nemoperf-github-annotations")
 
     def perf_of(self, item: pytest.Item, *, framework: str = "") -> Perf:
         """Return the fixture of one test, for a framework of ``--perf-framework`` or for that of each recipe."""
@@ -112,11 +121,17 @@ class PerfPlugin:
             inject_delay(item, inject_pct=settings.inject_pct)
         self.session.take_turn()
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> None:
-        """Note a failure of a subtest, for it does not reach the test."""
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Note a failure of a subtest, for it does not reach the test; locate a skip of this package at its test."""
         if call.excinfo is not None:
             self._note_failure(call.excinfo.value)
+        report = yield
+        if report.skipped and isinstance(report.longrepr, tuple):
+            report.longrepr = _at_the_test(report.longrepr, item=item)
+        return report
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -270,8 +285,12 @@ class PerfPlugin:
             report.user_properties = _others(report.user_properties)
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
-        """Return no letter for a judged case: it has a line of its own."""
-        if report.when != "call" or _VERDICT_PROPERTY not in dict(report.user_properties):
+        """Return no letter for a judged case: it has a line of its own, but under ``-q``."""
+        if (
+            self._config.option.verbose < 0
+            or report.when != "call"
+            or _VERDICT_PROPERTY not in dict(report.user_properties)
+        ):
             return None
         outcome = str(report.outcome)
         if hasattr(report, "wasxfail") and report.skipped:
@@ -292,22 +311,35 @@ class PerfPlugin:
         if is_failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Show all cases, the counts by verdict, and the paths of the files."""
+        """Show all cases, the counts by verdict, and the paths of the files; other plugins' commands may follow."""
+        self._summarize(terminalreporter)
+        if self._github is not None:
+            self._github.resume(terminalreporter)
+
+    def _summarize(self, terminalreporter: pytest.TerminalReporter) -> None:
         session = self.session
         if session.settings.measure_into is not None:
             return
         if session.settings.is_dry_run:
             terminalreporter.section("performance")
-            terminalreporter.write_line(visible_text(render_dry_run(session.dry_run, written=session.written)))
+            text = render_dry_run(
+                session.dry_run,
+                written=session.written,
+                width=session.progress.width,
+                has_ids=terminalreporter.verbosity > 0,
+            )
+            terminalreporter.write_line(visible_text(text))
         elif not self._config.option.collectonly:
             terminalreporter.section("performance")
             text = render_summary(
-                session.results,
+                replace(session.results, not_run=self._untold(terminalreporter)),
                 reports=session.reports,
                 written=session.written,
                 width=session.progress.width,
                 color=terminalreporter.hasmarkup,
+                has_ids=terminalreporter.verbosity > 0,
             )
             terminalreporter.write_line(text.rstrip("\n"))
             if session.settings.is_profiled and not session.num_profiled:
@@ -319,6 +351,14 @@ class PerfPlugin:
                 terminalreporter.write_line(visible_text(f"perf: {caution}"), yellow=True)
         if session.write_error:
             terminalreporter.write_line(visible_text(f"perf: {session.write_error}"), red=True)
+
+    def _untold(self, reporter: pytest.TerminalReporter) -> tuple[NotRun, ...]:
+        """Return the tests that measured nothing, without those that pytest's short summary tells of as skipped."""
+        not_run = self.session.results.not_run
+        if not reporter.hasopt("skipped"):
+            return not_run
+        told = {report.nodeid for report in reporter.getreports("skipped")}
+        return tuple(each for each in not_run if each.nodeid not in told)
 
     def _cautions(self) -> Iterator[str]:
         """Yield sentences on losses that this session can't see or does not fail."""
@@ -390,6 +430,15 @@ def _how(settings: Settings) -> str:
     if settings.replay_dir is not None:
         return "of the stored runs"
     return "detected"
+
+
+def _at_the_test(skip: tuple[str, int, str], *, item: pytest.Item) -> tuple[str, int, str]:
+    """Return path, line and reason of a skip, with those of the test in place of a line of this package."""
+    path, _, reason = skip
+    if not Path(path).is_relative_to(_PACKAGE):
+        return skip
+    file, line, _ = item.reportinfo()
+    return os.fspath(file), (line or 0) + 1, reason
 
 
 def _uses_benchmark(item: pytest.Item) -> bool:

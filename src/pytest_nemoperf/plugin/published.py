@@ -55,13 +55,13 @@ class PublishedTests:
         return (yield)
 
     def pytest_report_collectionfinish(self) -> str | None:
-        """Return a line on the tests that were left out of a system with rows."""
-        if not self._left_out or not self._has_rows():
+        """Return a line on the tests that were left out."""
+        if not self._left_out:
             return None
-        return (
-            f"perf: tests of published rows left out ({', '.join(self._left_out)}); name their folder, or give "
-            "--perf-against=published"
-        )
+        left_out = f"perf: tests of published rows left out ({', '.join(self._left_out)})"
+        if not self._has_rows():
+            return f"{left_out}: no row is of system {self._settings.system.name}"
+        return f"{left_out}; name their folder, or give --perf-against=published"
 
     def _has_rows(self) -> bool:
         try:

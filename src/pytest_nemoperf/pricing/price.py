@@ -8,7 +8,8 @@ from typing import Final, Literal
 
 from pytest_nemoperf.baselines.baseline import Baseline, find_mismatches
 from pytest_nemoperf.layouts.pipeline_schedule import bubble_fraction
-from pytest_nemoperf.measure.measurement import median_over_runs, workload_of
+from pytest_nemoperf.measure.figures import figure_over_runs
+from pytest_nemoperf.measure.measurement import workload_of
 from pytest_nemoperf.models.weights import num_active_parameters, num_parameters
 from pytest_nemoperf.pricing.generation_memory import GenerationMemory, generation_memory
 from pytest_nemoperf.pricing.kv_copies import KVCopies, kv_copies
@@ -255,8 +256,8 @@ def _estimate_step_time(
     if find_mismatches(baseline, machine=baseline.machine, workload=workload_of(plan)):
         return None, "the stored baseline is of another workload"
     page = baseline.published
-    step_time = median_over_runs(baseline.runs, metric=STEP_TIME_SEC.name)
-    rate = median_over_runs(baseline.runs, metric=TOKENS_PER_SEC_PER_GPU.name)
+    step_time = figure_over_runs(baseline.runs, metric=STEP_TIME_SEC.name)
+    rate = figure_over_runs(baseline.runs, metric=TOKENS_PER_SEC_PER_GPU.name)
     if page is not None and step_time is None and rate is not None and plan.rl is None:
         step_time = plan.tokens_per_step / (rate * plan.layout.total_gpus)
     if step_time is None or rate is None:

@@ -42,6 +42,9 @@ _NODES_AND_GPUS = re.compile(r"\d+n\d+g")
 _OPTIONAL_WORD = re.compile(
     r"recompute_(selective|full)|compiled|balanced|varlen|off\d+|replay|sampled|packed|vllm|gen_[a-z]+"
 )
+_RECIPE_ID = re.compile(
+    rf"[^-]+-(?P<model>.+?)-{_NODES_AND_GPUS.pattern}-(?:.+?-)?(?:{'|'.join(Precision)})-(?P<layout>.+?)-seq\d+-"
+)
 
 
 def case_id(recipe: Recipe, *, layout: Layout, num_nodes: int) -> str:
@@ -107,6 +110,15 @@ def benchmark_case_id(nodeid: str) -> str:
     if len(name) > _MAX_NODEID_LENGTH or not _PLAIN_NODEID.fullmatch(nodeid):
         name = f"{name[:_MAX_NODEID_LENGTH]}-{hashlib.sha256(nodeid.encode()).hexdigest()[:8]}"
     return f"bench-{name}"
+
+
+def model_and_layout(case: str) -> tuple[str, str] | None:
+    """Return the model and the layout that a recipe's case id names: ``llama3-8b`` and ``fsdp4tp2``.
+
+    The framework may be left out of the id. None for an id that is not a recipe's, as a benchmark test's.
+    """
+    named = _RECIPE_ID.match(case)
+    return None if named is None else (named["model"], named["layout"])
 
 
 def find_layout(recipe: Recipe, *, system: System) -> Layout:

@@ -95,6 +95,20 @@ class Metric:
         """Return the signed change in percent of the baseline, positive for a larger value in either direction."""
         return 100.0 * (now - baseline) / baseline
 
+    def change_word(self, delta_pct: float) -> str:
+        """Return the word for a change: a time or a rate is ``faster`` or ``slower``, else ``larger`` or ``smaller``.
+
+        Its sign says nothing of that: + is a gain of a rate and a loss of a time. Empty for what rounds to 0.0%.
+        """
+        is_more = delta_pct > 0
+        if round(abs(delta_pct), 1) == 0:
+            return ""
+        if self.unit == "s":
+            return "slower" if is_more else "faster"
+        if "/s" in self.unit:
+            return "faster" if is_more else "slower"
+        return "larger" if is_more else "smaller"
+
     def worsening_pct(self, now: float, *, baseline: float) -> float:
         """Return the worsening in percent of the baseline, negative for an improvement; 0 without a direction."""
         if self.direction is Direction.NEITHER:
@@ -112,10 +126,16 @@ def format_number(value: float, *, digits: int = 3) -> str:
 
 def format_time(seconds: float) -> str:
     """Return a short time in the largest unit that leaves a whole digit: ``1.23 s``, ``12.3 ms``, ``345 us``."""
+    size, unit = time_unit(seconds)
+    return f"{format_number(seconds / size)} {unit}"
+
+
+def time_unit(seconds: float) -> tuple[float, str]:
+    """Return the largest unit that leaves a whole digit of a short time: its seconds and its name."""
     for size, unit in _TIME_UNITS:
         if seconds >= size:
-            return f"{format_number(seconds / size)} {unit}"
-    return f"{format_number(seconds * 1e9)} ns"
+            return size, unit
+    return 1e-9, "ns"
 
 
 TOKENS_PER_SEC_PER_GPU = Metric(
@@ -344,7 +364,7 @@ PRETRAIN_PAGE = (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU)
 IN_PROCESS_PAGE = (TIME_PER_CALL_SEC, STEP_TIME_SEC, *PRETRAIN_PAGE)
 """Columns of the page of calls and loops that the test process has timed, of those that any case has."""
 
-PRETRAIN_SUMMARY = (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU, PEAK_MEMORY_GIB)
+PRETRAIN_SUMMARY = (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU, MFU_PCT, STEP_TIME_SEC, PEAK_MEMORY_GIB)
 """Columns of the terminal's table of pre-training and loops; judged figures have their change beside them."""
 
 RL_SUMMARY = (TOKENS_PER_SEC_PER_GPU, STEP_TIME_SEC, PEAK_MEMORY_GIB)

@@ -9,18 +9,18 @@ from pytest_nemoperf.report.cells import percent
 from pytest_nemoperf.results.framework_figures import COMPARED, FrameworkComparison, FrameworkFigures
 
 CAUTION: Final = (
-    "Medians over the launches; spread is (max - min) / median of tokens/sec/GPU. Frameworks ran one after the other, "
+    "Figures over the launches; spread is (max - min) / median of tokens/sec/GPU. Frameworks ran one after the other, "
     "not interleaved, so the ratios hold what the machine did meanwhile."
 )
 _NONE = "-"
 
 
 def figure_cells(row: FrameworkFigures) -> list[str]:
-    """Return the medians of the compared metrics, ratio, loss difference and spread; dashes for those that lack."""
+    """Return the figures of the compared metrics, ratio, loss difference and spread; dashes for those that lack."""
     texts = []
     for metric in COMPARED:
         values = row.metrics.get(metric.name)
-        texts.append(_NONE if values is None else format_number(values.median, digits=metric.digits))
+        texts.append(_NONE if values is None else format_number(values.figure, digits=metric.digits))
     texts.append(_NONE if row.ratio is None else f"{row.ratio:.3f}")
     texts.append(_NONE if row.loss is None else _loss_text(row.loss.change_pct))
     texts.append(percent(row.spread_pct))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pytest_nemoperf.measure.measurement import Run, median_over_runs
+from pytest_nemoperf.measure.figures import figure_over_runs
+from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.records.metrics import (
     METRICS,
     TOKENS_PER_SEC_PER_GPU,
@@ -18,6 +19,7 @@ from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
 
 _SEC_PER_MIN = 60
 _TWO_DIGITS_FROM = 10
+_LEAST_PERCENT = 1e-6
 _ELLIPSIS = "..."
 _BYTE_UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 _FLOP_UNITS = ((10**15, "PFLOP"), (10**12, "TFLOP"), (10**9, "GFLOP"), (10**6, "MFLOP"))
@@ -55,12 +57,21 @@ def signed_percent(value: float) -> str:
     return "0.0%" if text in ("+0.0%", "-0.0%") else text
 
 
+def change_text(delta_pct: float, *, metric: str) -> str:
+    """Return a change with a word for it: ``-6.2% (slower)``, ``+50.0% (larger)``, ``0.0%``."""
+    text = signed_percent(delta_pct)
+    word = METRICS[metric].change_word(delta_pct)
+    return f"{text} ({word})" if word else text
+
+
 def percent(value: float | None) -> str:
     """Return a percentage without a sign, two significant digits: ``0.31%``, ``1.1%``, ``12%``; a dash for None."""
     if value is None:
         return "-"
     if value >= _TWO_DIGITS_FROM:
         return f"{value:.0f}%"
+    if value < _LEAST_PERCENT:  # what rounding leaves of equal values
+        return "0%"
     return f"{value:.2g}%"
 
 
@@ -139,21 +150,21 @@ def figure_text(value: float, *, metric: str) -> str:
 
 
 def figures_text(runs: Sequence[Run]) -> str:
-    """Return the medians of the judged metrics of whole steps, calls and runs in one phrase."""
+    """Return the figures of the judged metrics of whole steps, calls and runs in one phrase."""
     figures = []
     for metric in WHOLE_STEP:
-        value = median_over_runs(runs, metric=metric.name)
+        value = figure_over_runs(runs, metric=metric.name)
         if value is not None:
             figures.append(figure_text(value, metric=metric.name))
     return ", ".join(figures)
 
 
 def case_value(case: CaseResult, *, metric: str) -> float | None:
-    """Return a case's value of a metric as it was judged; the median over its runs if the metric was not judged."""
+    """Return a case's value of a metric as it was judged; its figure over the runs if the metric was not judged."""
     for comparison in case.verdict.comparisons:
         if comparison.metric == metric and not comparison.anchor:
             return comparison.now
-    return median_over_runs(case.measurement.runs, metric=metric)
+    return figure_over_runs(case.measurement.runs, metric=metric)
 
 
 def deciding_comparison(comparisons: Sequence[Comparison], *, kind: VerdictKind) -> Comparison | None:

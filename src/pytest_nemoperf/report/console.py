@@ -90,6 +90,13 @@ def heading(text: str) -> Text:
     return styled((text, "bold"))
 
 
+def headline(mark: tuple[str, str], kind: tuple[str, str], case: str) -> Text:
+    """Return the first line of a case's report, never folded, so that its id can be copied."""
+    from rich.text import Text  # noqa: PLC0415 (slow to import)
+
+    return Text.assemble(mark, kind, " ", (case, "bold"), no_wrap=True, overflow="ignore")
+
+
 def section(text: str) -> Text:
     """Return the line above a section, after an empty one."""
     return styled("\n", (text, "bold"))

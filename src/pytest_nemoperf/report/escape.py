@@ -18,9 +18,18 @@ _ADDRESS: Final = re.compile(r"@(?=[0-9A-Za-z][\w-]*\.)|(?<!\w)@(?=[0-9A-Za-z])"
 """Of a mail address, or before an account's name."""
 _APART: Final = "<span>@</span>"
 _PLAIN: Final = re.compile(r"(?!.*www\.)[0-9A-Za-z .,/()+-]*", re.IGNORECASE)
+_COMMAND_START: Final = re.compile(r"^(\s*)::", re.MULTILINE)
 _FORMULA_STARTS: Final = ("=", "+", "-", "@")
 _MATH: Final = "<span>\\$</span>"
 """GitHub's own way to write a dollar that begins no formula; the backslash is for MyST."""
+
+
+def without_commands(text: str) -> str:
+    """Return text of logs and files in which GitHub finds no workflow command.
+
+    It obeys lines that begin with ``::``, behind spaces too, and ``##[`` anywhere in a line.
+    """
+    return _COMMAND_START.sub(r"\1: :", text).replace("##[", "## [")
 
 
 def csv_cell(value: object) -> object:

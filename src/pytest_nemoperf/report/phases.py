@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_nemoperf.measure.measurement import Run, median_over_runs, median_phases
+from pytest_nemoperf.measure.figures import figure_over_runs, phases_over_runs
+from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.records.metrics import STEP_TIME_SEC
 from pytest_nemoperf.report.console import QUIET, figures_table, indented
 
@@ -26,8 +27,8 @@ class PhaseRow:
 
     Attributes:
         phase: Its name; for the last row ``step``.
-        baseline_ms: Median over the baseline's runs, rounded as shown.
-        now_ms: Median over this session's runs, rounded as shown.
+        baseline_ms: Over the baseline's runs, rounded as shown.
+        now_ms: Over this session's runs, rounded as shown.
         share_pct: Share of the step's difference; None if the step hardly differs.
     """
 
@@ -78,8 +79,8 @@ def compare_phases(now: Sequence[Run], *, baseline: Sequence[Run], group: str | 
         baseline: Runs of the baseline.
         group: A group of ranks beside the training ranks; its step is the sum of its phases. None: the training ranks.
     """
-    then_phases = median_phases(baseline, group=group)
-    now_phases = median_phases(now, group=group)
+    then_phases = phases_over_runs(baseline, group=group)
+    now_phases = phases_over_runs(now, group=group)
     if not then_phases or not now_phases:
         return None
     then_step = _step_sec(baseline, group=group)
@@ -177,7 +178,7 @@ def _row(name: str, column: tuple[float, float], *, total: tuple[float, float]) 
 
 def _step_sec(runs: Sequence[Run], *, group: str | None) -> float:
     if group is None:
-        measured = median_over_runs(runs, metric=STEP_TIME_SEC.name)
+        measured = figure_over_runs(runs, metric=STEP_TIME_SEC.name)
         if measured is not None:
             return measured
-    return sum(median_phases(runs, group=group).values())
+    return sum(phases_over_runs(runs, group=group).values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytest_nemoperf.errors import count_text
-from pytest_nemoperf.records.metrics import METRICS
+from pytest_nemoperf.records.metrics import METRICS, TFLOPS_PER_SEC_PER_GPU, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.report.cells import metric_text, percent
 from pytest_nemoperf.verdict.comparison import Comparison
 
@@ -60,7 +60,7 @@ def noise_cells(comparison: Comparison) -> list[str]:
 
 
 def loose_texts(comparisons: Sequence[Comparison]) -> list[str]:
-    """Return a line for each metric and tolerance that is far above the noise of some of the cases."""
+    """Return a line for each tolerance that is far above the noise of some of the cases, metrics alike together."""
     loose: dict[tuple[str, float], list[float]] = {}
     for comparison in comparisons:
         allowed = comparison.allowed_pct
@@ -69,11 +69,16 @@ def loose_texts(comparisons: Sequence[Comparison]) -> list[str]:
         beyond = comparison.finds_pct - allowed
         if allowed > LOOSE_RATIO * beyond:
             loose.setdefault((METRICS[comparison.metric].label, allowed), []).append(beyond)
-    lines = []
+    for label, allowed in list(loose):
+        if label == TFLOPS_PER_SEC_PER_GPU.label and (TOKENS_PER_SEC_PER_GPU.label, allowed) in loose:
+            del loose[label, allowed]  # changes as tokens/s do
+    labels: dict[tuple[str, str], list[str]] = {}
     for (label, allowed), distances in loose.items():
         cases = count_text(len(distances), "case")
-        lines.append(
-            f"{label} allows {limit_text(allowed)}: {cases} would find a loss {percent(max(distances))} beyond any "
-            "tolerance"
-        )
+        remark = f"{cases} would find a loss {percent(max(distances))} beyond any tolerance"
+        labels.setdefault((limit_text(allowed), remark), []).append(label)
+    lines = []
+    for (limit, remark), alike in labels.items():
+        verb = "allow" if len(alike) > 1 else "allows"
+        lines.append(f"{' and '.join(alike)} {verb} {limit}: {remark}")
     return lines

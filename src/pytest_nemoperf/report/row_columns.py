@@ -56,6 +56,11 @@ def main_spread_pct(row: Row) -> float | None:
     return None if metric is None else row.spread_pct(metric.name)
 
 
+def _num_runs(row: Row) -> int | None:
+    """Return the number of runs of a row that was measured; a page prints one value, and not of how many."""
+    return row.num_runs if row.origin.kind is RowKind.MEASURED else None
+
+
 def figure_text(row: Row, *, metric: Metric) -> str:
     """Return a row's figure as the terminal prints it; a published one with all its digits; empty for none."""
     value = row.value(metric.name)
@@ -177,7 +182,7 @@ _COLUMNS: Final = (
         short="spread",
         text_of=lambda row: percent(main_spread_pct(row)),
     ),
-    Column(name="num_runs", heading="runs", value_of=lambda row: row.num_runs, short="runs"),
+    Column(name="num_runs", heading="runs", value_of=_num_runs, short="runs"),
     _text("flops_convention", "convention", lambda row: row.flops_convention),
     Column(name="flops_per_token", heading="FLOPs/token", value_of=lambda row: row.flops_per_token),
     _text("kind", "kind", lambda row: row.origin.kind.value),

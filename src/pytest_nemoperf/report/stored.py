@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from pytest_nemoperf.baselines.baseline import Baseline, find_mismatches
 from pytest_nemoperf.errors import count_text
-from pytest_nemoperf.measure.measurement import Run, median_over_runs
+from pytest_nemoperf.measure.figures import figure_over_runs
+from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.records.metrics import JUDGED, Judged, Metric
 from pytest_nemoperf.report.cells import figures_text, signed_percent
 from pytest_nemoperf.report.console import ALARM, heading, indented, section, styled, unfolded
@@ -161,10 +162,10 @@ def _old_to_new(report: CaseReport) -> list[str]:
 def _sides(
     report: CaseReport, *, replaced: Baseline, metric: Metric, runs: Sequence[Run]
 ) -> tuple[float | None, float | None]:
-    """Return old and new as they were judged, if exactly these runs were judged; else their medians."""
+    """Return old and new as they were judged, if exactly these runs were judged; else the figures of both."""
     result = report.result
     if report.baseline == replaced and result.measurement.runs == tuple(runs):
         for each in result.verdict.comparisons:
             if each.metric == metric.name and not each.anchor:
                 return each.baseline, each.now
-    return median_over_runs(replaced.runs, metric=metric.name), median_over_runs(runs, metric=metric.name)
+    return figure_over_runs(replaced.runs, metric=metric.name), figure_over_runs(runs, metric=metric.name)

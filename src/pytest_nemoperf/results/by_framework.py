@@ -7,13 +7,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pytest_nemoperf.json_codec import to_json_line
-from pytest_nemoperf.measure.measurement import Run, median_over_runs, round_significant, workload_of
+from pytest_nemoperf.measure.figures import figure_of, figure_over_runs
+from pytest_nemoperf.measure.measurement import Run, round_significant, workload_of
 from pytest_nemoperf.recipes.other_framework import without_framework
 from pytest_nemoperf.recipes.recipe import Plan
-from pytest_nemoperf.records.health import MinMedianMax
 from pytest_nemoperf.records.metrics import TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.results.cases import CaseResult
-from pytest_nemoperf.results.framework_figures import COMPARED, FrameworkComparison, FrameworkFigures, LossBeside
+from pytest_nemoperf.results.framework_figures import (
+    COMPARED,
+    FigureRange,
+    FrameworkComparison,
+    FrameworkFigures,
+    LossBeside,
+)
 from pytest_nemoperf.verdict.comparison import VerdictKind
 from pytest_nemoperf.verdict.judge import LOSS_REL_TOL, is_same_loss, losses_by_step
 
@@ -127,12 +133,13 @@ def _figures(entry: _Entry) -> FrameworkFigures:
     metrics = {}
     for metric in COMPARED:
         values = _values(entry.runs, metric=metric.name)
-        if values:
-            metrics[metric.name] = MinMedianMax(low=min(values), median=statistics.median(values), high=max(values))
+        figure = figure_of(values, metric=metric)
+        if figure is not None:
+            metrics[metric.name] = FigureRange(low=min(values), figure=round_significant(figure), high=max(values))
     spread_pct = None
-    rates = metrics.get(TOKENS_PER_SEC_PER_GPU.name)
-    if rates is not None and len(entry.runs) > 1:
-        spread_pct = round_significant(100.0 * (rates.high - rates.low) / rates.median, digits=3)
+    rates = _values(entry.runs, metric=TOKENS_PER_SEC_PER_GPU.name)
+    if len(rates) > 1:
+        spread_pct = round_significant(100.0 * (max(rates) - min(rates)) / statistics.median(rates), digits=3)
     return FrameworkFigures(
         framework=entry.framework,
         case=entry.plan.case,
@@ -150,8 +157,8 @@ def _values(runs: Sequence[Run], *, metric: str) -> list[float]:
 
 
 def _ratio(entry: _Entry, *, reference: _Entry) -> float | None:
-    rate = median_over_runs(entry.runs, metric=TOKENS_PER_SEC_PER_GPU.name)
-    other = median_over_runs(reference.runs, metric=TOKENS_PER_SEC_PER_GPU.name)
+    rate = figure_over_runs(entry.runs, metric=TOKENS_PER_SEC_PER_GPU.name)
+    other = figure_over_runs(reference.runs, metric=TOKENS_PER_SEC_PER_GPU.name)
     if rate is None or other is None:
         return None
     return round_significant(rate / other)

@@ -6,12 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from pytest_nemoperf.records.health import MinMedianMax
 from pytest_nemoperf.records.metrics import PEAK_MEMORY_GIB, TFLOPS_PER_SEC_PER_GPU, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.verdict.comparison import VerdictKind
 
 COMPARED: Final = (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU, PEAK_MEMORY_GIB)
 """Metrics of a framework beside another."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FigureRange:
+    """A metric of one framework over the launches.
+
+    Attributes:
+        low: Least value of a launch.
+        figure: Figure over the launches, as in the other reports.
+        high: Greatest value of a launch.
+    """
+
+    low: float
+    figure: float
+    high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +56,8 @@ class FrameworkFigures:
         verdict: Verdict on the case; None if it was not judged.
         problem: Reason that there are no figures; empty if there are.
         num_runs: Launches.
-        metrics: Minimum, median and maximum over the launches, by metric name.
-        ratio: Median tokens/sec/GPU divided by the reference's; None if one of them has none.
+        metrics: Figure over the launches, with the least and the greatest, by metric name.
+        ratio: tokens/sec/GPU divided by the reference's; None if one of them has none.
         spread_pct: (max - min) / median of tokens/sec/GPU over the launches, percent; None for a single one.
         loss: Loss beside the reference's; None for the reference itself, or if no step has both.
     """
@@ -54,7 +68,7 @@ class FrameworkFigures:
     verdict: VerdictKind | None = None
     problem: str = ""
     num_runs: int = 0
-    metrics: Mapping[str, MinMedianMax] = field(default_factory=dict)
+    metrics: Mapping[str, FigureRange] = field(default_factory=dict)
     ratio: float | None = None
     spread_pct: float | None = None
     loss: LossBeside | None = None

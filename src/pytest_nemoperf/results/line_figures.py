@@ -17,7 +17,7 @@ class Figure:
     """A row's value of a metric beside those of the other rows.
 
     Attributes:
-        value: As judged, or the median over the runs.
+        value: As judged, or the figure over the runs.
         num_runs: Runs that have the metric.
         spread_pct: (max - min) / median over the runs, percent; None for a single one.
         is_best: No other row of the line is better.

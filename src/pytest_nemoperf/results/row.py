@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Literal
 
+from pytest_nemoperf.measure.figures import figure_of
 from pytest_nemoperf.records.figures import Count, Finite, Positive, Size
+from pytest_nemoperf.records.metrics import METRICS
 
 _RELEASE_SCHEMA_VERSION: Final = 1
 
@@ -147,15 +149,14 @@ class Row:
 
     @property
     def num_runs(self) -> int:
-        """Runs that the figures are medians of."""
+        """Runs that the figures are of."""
         return max(map(len, self.values.values()), default=0)
 
     def value(self, metric: str) -> float | None:
-        """Return a metric as it was judged, or else its median over the runs; None if the row lacks it."""
+        """Return a metric as it was judged, or else its figure over the runs; None if the row lacks it."""
         if metric in self.judged:
             return self.judged[metric]
-        values = self.values.get(metric)
-        return statistics.median(values) if values else None
+        return figure_of(self.values.get(metric, ()), metric=METRICS[metric])
 
     def spread_pct(self, metric: str) -> float | None:
         """Return (max - min) / median of a metric over the runs, percent; None for fewer than two."""

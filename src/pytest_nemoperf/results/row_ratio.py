@@ -33,8 +33,6 @@ INTERVAL_MEANING: Final = (
     "differ as that system's usually do."
 )
 """Sentence below tables with intervals."""
-_MEDIAN_VARIANCE: Final = math.pi / 2.0
-"""Variance of the median of many normal values over that of their mean; at most this for few."""
 _MIN_RUNS: Final = 2
 FLOPS_METRICS: Final = frozenset({TFLOPS_PER_SEC_PER_GPU.name, TRAINING_TFLOPS_PER_SEC_PER_GPU.name})
 """Metrics that depend on the convention that FLOPs are counted under."""
@@ -43,10 +41,10 @@ _MAIN = (TOKENS_PER_SEC_PER_GPU, TIME_PER_CALL_SEC, STEP_TIME_SEC)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """Ratio of two medians.
+    """Ratio of two figures.
 
     Attributes:
-        value: The later, or other, row's median divided by the reference's.
+        value: The later, or other, row's figure divided by the reference's.
         low: Lower end of the 95% interval; None without one.
         high: Upper end of it.
         why_no_interval: Reason that there is none; empty if there is.
@@ -65,7 +63,7 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Side:
-    """Variance of the logarithm of a row's median, and its degrees of freedom, within and between sessions."""
+    """Variance of the logarithm of a row's figure, and its degrees of freedom, within and between sessions."""
 
     within: float
     within_dof: float
@@ -102,7 +100,7 @@ def counts_flops_alike(one: Row, other: Row) -> bool:
 
 
 def row_ratio(now: Row, *, then: Row, metric: str) -> Ratio | None:
-    """Return the ratio of two rows' medians of a metric with its 95% interval; None if they have no ratio.
+    """Return the ratio of two rows' figures of a metric with its 95% interval; None if they have no ratio.
 
     That is if one of them lacks the metric, has a value that is not positive, or counts FLOPs in another way. The
     interval is Welch's on the logarithms of the runs' values. Each side's variance is shrunk towards the usual noise
@@ -157,14 +155,13 @@ def _no_interval(row: Row, metric: str) -> str:
 
 def _side(row: Row, *, metric: str) -> _Side:
     logs = [math.log(value) for value in row.values[metric]]
-    share = 1.0 if len(logs) == _MIN_RUNS else _MEDIAN_VARIANCE  # the median of two is their mean
     rule = _rule(row.system, metric)
     if rule is None:
-        return _Side(within=share * statistics.variance(logs) / len(logs), within_dof=len(logs) - 1)
+        return _Side(within=statistics.variance(logs) / len(logs), within_dof=len(logs) - 1)
     sessions = row.sessions if len(row.sessions) == len(logs) else ()
     noise = noise_of(logs, sessions=sessions, rule=rule)
     return _Side(
-        within=share * noise.within**2 * noise.run_share,
+        within=noise.within**2 * noise.run_share,
         within_dof=noise.within_dof,
         between=noise.between**2 * noise.session_share,
         between_dof=noise.between_dof,

@@ -13,7 +13,7 @@ from pytest_nemoperf.ab.import_paths import default_paths, is_unchanged
 from pytest_nemoperf.ab.plan import DEFAULT_BLOCK_STEPS
 from pytest_nemoperf.ab.worktree import Revision, find_revision
 from pytest_nemoperf.errors import NemoPerfError, RevisionError
-from pytest_nemoperf.measure.measurement import median_over_runs
+from pytest_nemoperf.measure.figures import figure_over_runs
 from pytest_nemoperf.records.fingerprint import Significance, compare_fingerprints
 from pytest_nemoperf.records.metrics import METRICS, PEAK_MEMORY_GIB, STEP_TIME_SEC
 from pytest_nemoperf.report.cells import elapsed_text
@@ -252,7 +252,7 @@ class Confirmer:
         phases = []
         steps = min(case.plan.steps, _MAX_STEPS)
         block_steps = DEFAULT_BLOCK_STEPS
-        step_time_sec = median_over_runs(measured.measurement.runs, metric=STEP_TIME_SEC.name)
+        step_time_sec = figure_over_runs(measured.measurement.runs, metric=STEP_TIME_SEC.name)
         if step_time_sec is not None and step_time_sec >= _LONG_STEP_SEC:
             steps = min(steps, _MAX_LONG_STEPS)
             block_steps = 1

@@ -122,6 +122,7 @@ class PerfSession:
     def begin(self, nodeid: str) -> None:
         """Begin an attempt of a test: the first, or a further one of a plugin that runs failed tests again."""
         self._running = nodeid
+        self.progress.begin(nodeid)
         self._judged[nodeid] = []
         self._not_compared.clear()
         self.not_run = [each for each in self.not_run if each.nodeid != nodeid]

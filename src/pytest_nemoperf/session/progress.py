@@ -1,19 +1,22 @@
-"""Live progress while ranks run: one line, rewritten, on a terminal; one line a run in a log."""
+"""Live progress while ranks run: one line, repainted, on a terminal; one line a run in a log."""
 
 from __future__ import annotations
 
+import os
+import textwrap
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_nemoperf.measure.expected_records import expected_of
-from pytest_nemoperf.report.terminal.live import render_case_line, render_progress, render_run_line
+from pytest_nemoperf.report.case_names import short_names
+from pytest_nemoperf.report.terminal.live import render_case_line, render_progress, render_run_line, repaint
 from pytest_nemoperf.verdict.comparison import VerdictKind
-from pytest_nemoperf.visible import visible_text
+from pytest_nemoperf.visible import plain_text, visible_text
 
 if TYPE_CHECKING:
     from pytest_nemoperf.measure.measurement import MeasuredRun
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_nemoperf.records.step import Progress as LastStep
     from pytest_nemoperf.results.cases import CaseReport
 
-_REDRAW_SEC = 0.2
+_REDRAW_SEC = 1.0  # the shown clock has whole seconds
 _COLORS = {
     VerdictKind.PASSED: "green",
     VerdictKind.IMPROVED: "green",
@@ -33,6 +36,7 @@ _COLORS = {
 @dataclass(slots=True, kw_only=True)
 class _Current:
     plan: Plan
+    name: str
     number: int
     num_runs: int
     started: float
@@ -46,18 +50,31 @@ class Progress:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._current: _Current | None = None
-        self._is_drawn = False
+        self._drawn = ""
+        self._nodeid = ""
+        self._tests: dict[str, str] = {}  # by case
 
     @property
     def width(self) -> int:
         """Columns of the terminal; 80 without one."""
         return self._config.get_terminal_writer().fullwidth
 
+    @property
+    def is_live(self) -> bool:
+        """Whether a run in progress has a line that is repainted: on a terminal, and not under ``-q``."""
+        reporter = self._reporter
+        return reporter is not None and _is_terminal(reporter) and reporter.verbosity >= 0
+
+    def begin(self, nodeid: str) -> None:
+        """Note the running test: its cases are shown from now on."""
+        self._nodeid = nodeid
+
     def write_line(self, sentence: str) -> None:
-        """Write a sentence on a line of its own, under ``-q`` as well."""
+        """Write a sentence, in a log on a line of its own; under ``-q`` as well."""
         with self._terminal() as reporter:
             if reporter is not None:
-                reporter.write_line(visible_text(f"perf: {sentence}"))
+                text = visible_text(f"perf: {sentence}")
+                reporter.write_line(_wrapped(text, width=self.width) if self.is_live else text)
 
     def case(self, report: CaseReport) -> None:
         """Write the line of a judged case."""
@@ -67,12 +84,15 @@ class Progress:
             color = "red"
         elif result.waived:
             color = "yellow"
-        self._line(render_case_line(report, width=self.width if self._is_live else None), color=color)
+        name = self._name(result.verdict.case)
+        width = self.width if name else None
+        self._line(render_case_line(report, name=name, width=width), color=color)
 
     @contextmanager
     def run(self, plan: Plan, *, number: int, num_runs: int) -> Iterator[None]:
         """Show one run while the block lasts."""
-        self._current = _Current(plan=plan, number=number, num_runs=num_runs, started=time.monotonic())
+        name = self._name(plan.case) or plan.case
+        self._current = _Current(plan=plan, name=name, number=number, num_runs=num_runs, started=time.monotonic())
         self._draw()
         try:
             yield
@@ -108,35 +128,43 @@ class Progress:
 
     def finished(self, line: str) -> None:
         """Write the line of a finished run or round, unless a live line shows it."""
-        if not self._is_live:
+        if not self.is_live:
             self._line(line)
 
     @property
     def _reporter(self) -> pytest.TerminalReporter | None:
         return self._config.pluginmanager.get_plugin("terminalreporter")
 
-    @property
-    def _is_live(self) -> bool:
+    def _name(self, case: str) -> str:
+        """Return the short name of a case, unlike those of the cases before; empty in a log and under ``-v``."""
+        self._tests[case] = self._nodeid
         reporter = self._reporter
-        return reporter is not None and _is_terminal(reporter) and reporter.verbosity >= 0
+        if not self.is_live or reporter is None or reporter.verbosity > 0:
+            return ""
+        return short_names(self._tests.items())[case]
 
     @contextmanager
     def _terminal(self) -> Iterator[pytest.TerminalReporter | None]:
         """Give the reporter past the capture of the test's own output, at the start of an empty line."""
         reporter = self._reporter
-        capture = self._config.pluginmanager.get_plugin("capturemanager")
         if reporter is None:
             yield None
             return
-        with capture.global_and_fixture_disabled() if capture else nullcontext():
-            if self._is_drawn:
-                reporter.rewrite("", erase=True)
-                reporter.write("\r")
-                self._is_drawn = False
+        with self._past_capture():
+            if self._drawn:
+                reporter.write(repaint(self._drawn, line=""))
+                self._drawn = ""
             else:
                 reporter.ensure_newline()
             yield reporter
             reporter.flush()
+
+    def _past_capture(self) -> AbstractContextManager[None]:
+        capture = self._config.pluginmanager.get_plugin("capturemanager")
+        if capture is None:
+            return nullcontext()
+        past: AbstractContextManager[None] = capture.global_and_fixture_disabled()
+        return past
 
     def _line(self, text: str, *, color: str = "") -> None:
         with self._terminal() as reporter:
@@ -145,7 +173,7 @@ class Progress:
 
     def _draw(self) -> None:
         current = self._current
-        if current is None or not self._is_live:
+        if current is None or not self.is_live:
             return
         current.drawn = time.monotonic()
         plan = current.plan
@@ -159,7 +187,7 @@ class Progress:
             if expected.has_exact_tokens:
                 rate = plan.tokens_per_step / (step_time_sec * expected.num_gpus)
         line = render_progress(
-            case=plan.case,
+            case=current.name,
             run=current.number,
             num_runs=current.num_runs,
             step=num_finished,
@@ -170,14 +198,31 @@ class Progress:
             step_time_sec=step_time_sec,
             inject_pct=plan.inject_pct,
         )
-        with self._terminal() as reporter:
-            if reporter is not None:
-                reporter.rewrite(line, erase=True)
-                self._is_drawn = True
+        self._paint(plain_text(line))
+
+    def _paint(self, line: str) -> None:
+        """Repaint the live line, if its text changed."""
+        reporter = self._reporter
+        if reporter is None or line == self._drawn:
+            return
+        if not self._drawn:
+            with self._terminal():  # begins an empty line
+                pass
+        with self._past_capture():
+            reporter.write(repaint(self._drawn, line=line), flush=True)
+        self._drawn = line
+
+
+def _wrapped(text: str, *, width: int) -> str:
+    """Return text in lines of a terminal, broken between words alone; paths and case ids stay whole."""
+    lines = textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 def _is_terminal(reporter: pytest.TerminalReporter) -> bool:
-    """Return whether pytest writes to a terminal."""
+    """Return whether pytest writes to a terminal that can repaint a line."""
+    if os.environ.get("TERM") == "dumb":
+        return False
     isatty: object = reporter.isatty
     if callable(isatty):  # an attribute until pytest 8.4.0, a method since
         isatty = isatty()

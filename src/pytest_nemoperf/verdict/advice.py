@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.records.metrics import PEAK_MEMORY_GIB, Metric
-from pytest_nemoperf.verdict.limits import Limits, runs_to_pass
+from pytest_nemoperf.verdict.defaults import DEFAULT_MAX_RUNS
+from pytest_nemoperf.verdict.limits import Limits, runs_to_pass, stored_limits
 from pytest_nemoperf.verdict.policy import VerdictPolicy
 from pytest_nemoperf.verdict.remedies import remedies_of
 from pytest_nemoperf.verdict.sequential import MAX_BASELINE_RUNS, SequentialRule, loss_of_cost
@@ -102,8 +104,14 @@ def remedy_text(
         rule: The sequential rule.
         is_once: The case is measured once a session, so its baseline grows by a run a session.
     """
+    launches = ""
+    num_launches = (
+        None if is_once else _launches_to_pass(values, sessions=sessions, metric=metric, policy=policy, rule=rule)
+    )
+    if num_launches is not None:
+        launches = f"{remedies_of(policy).more_launches.format(num=num_launches)}, or "
     if policy.has_published_value:
-        return f"a page has no further runs: {_raise_text(metric, policy=policy)}"
+        return f"{launches or 'a page has no further runs: '}{_raise_text(metric, policy=policy)}"
     enough = runs_to_pass(values, sessions=sessions, metric=metric, policy=policy, rule=rule, is_once=is_once)
     larger = _raise_text(metric, policy=policy)
     remedies = remedies_of(policy)
@@ -113,15 +121,38 @@ def remedy_text(
             return f"{recorded}, and no number up to {MAX_BASELINE_RUNS} would do: {larger}"
         return f"{recorded}, {enough} would do: {remedies.more_runs.format(num=enough)} adds one a session"
     if enough is not None:
-        return f"{enough} runs would do: {remedies.more_runs.format(num=enough)}"
+        return f"{launches}{enough} runs would do: {remedies.more_runs.format(num=enough)}"
     others = [remedies.side_by_side] if remedies.side_by_side else []
     which = "runs"
     if rule.session_noise_pct:
         which = f"runs of {_these(sessions)}"
         others.insert(0, remedies.other_days)
     if not others:
-        return f"no number of {which} would do: {larger}"
-    return f"no number of {which} would do: {', '.join(others)}, or {larger}"
+        return f"{launches}{larger}" if launches else f"no number of {which} would do: {larger}"
+    return f"{launches}no number of {which} would do: {', '.join(others)}, or {larger}"
+
+
+def more_launches_text(policy: VerdictPolicy) -> str:
+    """Return the option that lets a session launch as often as one does by default; empty if it may already.
+
+    Launches that a stored baseline only screens a case by are not limited by it.
+    """
+    if policy.confirming_rounds or policy.max_runs >= DEFAULT_MAX_RUNS:
+        return ""
+    return remedies_of(policy).more_launches.format(num=DEFAULT_MAX_RUNS)
+
+
+def _launches_to_pass(
+    values: Sequence[float], *, sessions: Sequence[str], metric: Metric, policy: VerdictPolicy, rule: SequentialRule
+) -> int | None:
+    """Return the launches, at most as many as by default, that lift a metric above the noise floor; None if none do."""
+    if not more_launches_text(policy):
+        return None
+    for num_launches in range(rule.max_runs + 1, DEFAULT_MAX_RUNS + 1):
+        more = replace(rule, max_runs=num_launches)
+        if not stored_limits(values, sessions=sessions, metric=metric, policy=policy, rule=more).is_below_noise_floor:
+            return num_launches
+    return None
 
 
 def _raise_text(metric: Metric, *, policy: VerdictPolicy) -> str:

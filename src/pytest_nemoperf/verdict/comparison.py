@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -10,6 +9,7 @@ from typing import Final
 
 from pytest_nemoperf.baselines.baseline import Baseline, counts_flops_alike
 from pytest_nemoperf.errors import count_text
+from pytest_nemoperf.measure.figures import changed_by, cost, figure_over_runs
 from pytest_nemoperf.measure.measurement import Measurement, Run
 from pytest_nemoperf.measure.stored_workload import is_in_process
 from pytest_nemoperf.records.figures import Count, Finite, Positive
@@ -22,10 +22,8 @@ from pytest_nemoperf.verdict.sequential import (
     Decision,
     SequentialResult,
     SequentialRule,
-    cost,
     decide,
     loss_of_cost,
-    winsorized_mean,
 )
 
 
@@ -64,8 +62,9 @@ class Comparison:
 
     Attributes:
         metric: Metric name.
-        baseline: Geometric mean of the baseline's runs, a single stalled launch brought near the next one.
-        now: The same of this session's runs.
+        baseline: The baseline's figure, see measure.figures.
+        now: The figure of this session's runs: the baseline's changed by delta_pct. It differs from that of
+            measure.figures only if one run stalled, which counts for as much as half a tolerance here.
         delta_pct: Signed change in percent of the baseline.
         allowed_pct: Largest worsening that is allowed, percent.
         kind: PASSED, REGRESSED, IMPROVED, INCONCLUSIVE or NOT COMPARABLE for this metric alone.
@@ -124,7 +123,7 @@ class Comparison:
 
     @property
     def worsening(self) -> float:
-        """Difference of the costs, positive for worse; see sequential.cost."""
+        """Difference of the costs, positive for worse; see measure.figures.cost."""
         metric = METRICS[self.metric]
         return cost(self.now, metric=metric) - cost(self.baseline, metric=metric)
 
@@ -169,7 +168,7 @@ def compare_runs(measurement: Measurement, *, baseline: Baseline, policy: Verdic
 
 
 def metric_costs(runs: Sequence[Run], *, metric: Metric) -> list[float]:
-    """Return the cost of each run that has the metric, see sequential.cost."""
+    """Return the cost of each run that has the metric, see measure.figures.cost."""
     costs = []
     for run in runs:
         if metric.name in run.metrics:
@@ -238,7 +237,8 @@ def compare_metric(
     """
     before = metric_costs(baseline_runs, metric=metric)
     after = metric_costs(runs, metric=metric)
-    if not before or not after:
+    usual = figure_over_runs(baseline_runs, metric=metric.name)
+    if usual is None or not after:
         return None
     sessions = metric_sessions(baseline_runs, metric=metric)
     rule = policy.rule(metric, runs=baseline_runs)
@@ -257,12 +257,11 @@ def compare_metric(
         stall_limit=limits.stall_limit,
         rule=rule,
     )
-    usual = winsorized_mean(before, stall_limit=limits.stall_limit)
     low, high = sorted([delta_pct(evidence.low, metric=metric), delta_pct(evidence.high, metric=metric)])
     comparison = Comparison(
         metric=metric.name,
-        baseline=_value(usual, metric=metric),
-        now=_value(usual + evidence.worsening, metric=metric),
+        baseline=usual,
+        now=changed_by(usual, worsening=evidence.worsening, metric=metric),
         delta_pct=delta_pct(evidence.worsening, metric=metric),
         allowed_pct=allowed_pct(limits, metric=metric, policy=policy),
         kind=_kind_of(evidence, is_powerless=bool(anchor) and limits.is_below_noise_floor, is_anchor=bool(anchor)),
@@ -338,13 +337,9 @@ def _undecided_note(
     if is_once:
         launches = "the one run of a session"
     text = f"undecided after {launches}: {interval}"
-    if rule.max_runs < rule.min_runs:
-        text += f"; one launch alone is never {VerdictKind.REGRESSED}: allow two (--perf-max-runs=2)"
+    if policy.max_runs < rule.min_runs:
+        text += f"; one launch alone is never {VerdictKind.REGRESSED}"
+    more_launches = advice.more_launches_text(policy)
+    if more_launches and not is_once and comparison.num_runs >= rule.max_runs:
+        text += f"; {more_launches}"
     return text
-
-
-def _value(cost_of_value: float, *, metric: Metric) -> float:
-    """Return the metric's value with this cost; the inverse of sequential.cost."""
-    if metric.direction is Direction.HIGHER:
-        return math.exp(-cost_of_value)
-    return math.exp(cost_of_value)

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pytest_nemoperf.baselines.baseline import Baseline, PublishedSource, find_mismatches
-from pytest_nemoperf.measure.measurement import Measurement, Run, identity_problem, median_over_runs
+from pytest_nemoperf.measure.figures import figure_over_runs
+from pytest_nemoperf.measure.measurement import Measurement, Run, identity_problem
 from pytest_nemoperf.measure.steady_state import drift_noise_pct
 from pytest_nemoperf.records.metrics import JUDGED, METRICS, TOKENS_PER_SEC_PER_GPU, Metric
 from pytest_nemoperf.verdict.advice import session_note
@@ -191,8 +192,8 @@ def missing_metrics(
     """
     notes = []
     for metric in metrics:
-        is_missing = median_over_runs(runs, metric=metric.name) is None
-        if is_missing and median_over_runs(other, metric=metric.name) is not None:
+        is_missing = figure_over_runs(runs, metric=metric.name) is None
+        if is_missing and figure_over_runs(other, metric=metric.name) is not None:
             notes.append(f"{metric.label} is not judged: {labels[0]} has it, {labels[1]} lacks it")
     return notes
 
@@ -263,8 +264,8 @@ def _incomparable(measurement: Measurement, *, baseline: Baseline, machine: Mapp
     is_pinned = has_pinned_lengths(measurement.workload) and baseline.published is None
     problems = band_problems(measurement.runs, baseline=baseline.runs, is_pinned=is_pinned)
     rate = TOKENS_PER_SEC_PER_GPU
-    now = median_over_runs(measurement.runs, metric=rate.name)
-    then = median_over_runs(baseline.runs, metric=rate.name)
+    now = figure_over_runs(measurement.runs, metric=rate.name)
+    then = figure_over_runs(baseline.runs, metric=rate.name)
     if problems and now is not None and then is not None:
         figures = f"{rate.format(now)} now, {rate.format(then)} in the baseline"
         problems.append(f"so {rate.label} don't compare: {figures}")

@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pytest_nemoperf.baselines.baseline import Baseline
-from pytest_nemoperf.measure.measurement import Run, median_over_runs, median_phases
+from pytest_nemoperf.measure.figures import figure_over_runs, phases_over_runs
+from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.records.metrics import (
     METRICS,
     STEP_TIME_SEC,
@@ -151,10 +152,10 @@ def _with_waits_folded(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 def _shares(now: Sequence[Run], *, then: Sequence[Run]) -> dict[str, float]:
     """Return each phase's share of the step's difference, on the slowest training rank; empty if unknown."""
-    before = median_phases(then)
-    after = median_phases(now)
-    step_before = median_over_runs(then, metric=STEP_TIME_SEC.name)
-    step_after = median_over_runs(now, metric=STEP_TIME_SEC.name)
+    before = phases_over_runs(then)
+    after = phases_over_runs(now)
+    step_before = figure_over_runs(then, metric=STEP_TIME_SEC.name)
+    step_after = figure_over_runs(now, metric=STEP_TIME_SEC.name)
     if not before or not after or not step_before or not step_after or step_before == step_after:
         return {}
     shares = {}
@@ -184,8 +185,8 @@ def _unjudged_causes(
     causes = []
     for name, share in shares.items():
         if share >= _MIN_UNJUDGED_SHARE and name not in known:
-            before = median_phases(then).get(name, 0.0)
-            after = median_phases(now).get(name, 0.0)
+            before = phases_over_runs(then).get(name, 0.0)
+            after = phases_over_runs(now).get(name, 0.0)
             figures = f"{format_time(before)} -> {format_time(after)} of a step"
             causes.append(_Cause(subject=name, figures=figures, share=share))
     return causes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ class Remedies:
         other_days: Record runs of other days beside the stored ones.
         add_session: Option that adds a session.
         side_by_side: Compare with another revision in turns; empty where nothing is launched.
+        more_launches: Judge by ``{num}`` launches instead of fewer; empty where nothing is launched.
         accept: Options that accept a loss.
         anchor: Options that make another anchor.
     """
@@ -28,6 +29,7 @@ class Remedies:
     other_days: str
     add_session: str
     side_by_side: str
+    more_launches: str
     accept: str
     anchor: str
 
@@ -38,6 +40,7 @@ _SESSION: Final = Remedies(
     other_days="add other days (--update-baselines --perf-add-session)",
     add_session="--perf-add-session",
     side_by_side="compare side by side (--perf-ab)",
+    more_launches="judge by up to {num} launches (--perf-max-runs={num})",
     accept="--perf-accept-regression --perf-reason=TEXT",
     anchor="--update-baselines --perf-anchor=RELEASE",
 )
@@ -47,6 +50,7 @@ _GIVEN_RUNS: Final = Remedies(
     other_days="add other days (nemoperf record --add-session)",
     add_session="--add-session",
     side_by_side="",
+    more_launches="",
     accept="--accept-regression --reason=TEXT",
     anchor="nemoperf record --anchor=RELEASE",
 )
@@ -54,4 +58,14 @@ _GIVEN_RUNS: Final = Remedies(
 
 def remedies_of(policy: VerdictPolicy) -> Remedies:
     """Return the phrases for the runs that a policy is for."""
-    return _GIVEN_RUNS if policy.has_given_runs else _SESSION
+    if policy.has_given_runs:
+        return _GIVEN_RUNS
+    if not policy.unstored_by:
+        return _SESSION
+    elsewhere = f" in a session without {policy.unstored_by}"
+    return replace(
+        _SESSION,
+        more_runs=_SESSION.more_runs + elsewhere,
+        other_days=_SESSION.other_days + elsewhere,
+        anchor=_SESSION.anchor + elsewhere,
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pytest_nemoperf.measure.measurement import Run, median_over_runs
+from pytest_nemoperf.measure.figures import figure_over_runs
+from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.records.metrics import METRICS, Metric, RolloutBand
 
 
@@ -28,8 +29,8 @@ def band_problems(now: Sequence[Run], *, baseline: Sequence[Run], is_pinned: boo
         band = metric.band
         if band is None or (is_pinned and not band.is_always_kept):
             continue
-        then_value = median_over_runs(baseline, metric=metric.name)
-        now_value = median_over_runs(now, metric=metric.name)
+        then_value = figure_over_runs(baseline, metric=metric.name)
+        now_value = figure_over_runs(now, metric=metric.name)
         if then_value is None or now_value is None:
             continue
         allowed = band.allowed

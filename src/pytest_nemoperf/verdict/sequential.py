@@ -23,6 +23,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Final
 
+from pytest_nemoperf.measure.figures import winsorized
 from pytest_nemoperf.records.metrics import Direction, Metric
 from pytest_nemoperf.verdict.defaults import DEFAULT_ALPHA, DEFAULT_BETA, DEFAULT_MAX_RUNS
 from pytest_nemoperf.verdict.noise import Noise, assumed_noise, by_session, noise_of, noise_of_ratios
@@ -92,13 +93,6 @@ class SequentialResult:
     is_ruled_out: bool
 
 
-def cost(value: float, *, metric: Metric) -> float:
-    """Return the cost of a metric's value: its logarithm, signed so that greater is worse."""
-    if metric.direction is Direction.HIGHER:
-        return -math.log(value)
-    return math.log(value)
-
-
 def cost_of_loss(percent: float, *, metric: Metric) -> float:
     """Return the cost that a loss in percent of the metric adds; the percentage is below 100."""
     if metric.direction is Direction.HIGHER:
@@ -112,16 +106,6 @@ def loss_of_cost(difference: float, *, metric: Metric) -> float:
         difference = -difference
     loss = 100.0 * math.expm1(min(difference, 700.0))  # a double overflows beyond
     return -loss if metric.direction is Direction.HIGHER else loss
-
-
-def winsorized_mean(values: Sequence[float], *, stall_limit: float) -> float:
-    """Return the mean cost of runs, a single stalled launch winsorized: brought near the next slowest.
-
-    Args:
-        values: Costs of runs.
-        stall_limit: Most by which the slowest counts as worse than the next.
-    """
-    return statistics.fmean(_winsorize(values, stall_limit=stall_limit))
 
 
 def margin(
@@ -138,12 +122,12 @@ def margin(
     Args:
         baseline_costs: Costs of the baseline's runs, for their scatter.
         sessions: Session of each of them; empty for one session.
-        stall_limit: Limit of a single stalled launch, see winsorized_mean.
+        stall_limit: Limit of a single stalled launch, see measure.figures.winsorized.
         rule: The sequential rule.
         num_runs: Baseline runs to assume; None for as many as there are.
         num_sessions: Sessions to assume that they are of; None for as many as there are.
     """
-    noise = noise_of(_winsorize(baseline_costs, stall_limit=stall_limit), sessions=sessions, rule=rule)
+    noise = noise_of(winsorized(baseline_costs, stall_limit=stall_limit), sessions=sessions, rule=rule)
     if num_runs is not None or num_sessions is not None:
         noise = assumed_noise(noise, num_runs=num_runs or len(baseline_costs), num_sessions=num_sessions, rule=rule)
     return sum(_final_bounds(noise, num_runs=rule.max_runs, rule=rule))
@@ -174,7 +158,7 @@ def runs_needed(
     Args:
         baseline_costs: Costs of the baseline's runs, for their scatter.
         sessions: Session of each of them; empty for one session.
-        stall_limit: Limit of a single stalled launch, see winsorized_mean.
+        stall_limit: Limit of a single stalled launch, see measure.figures.winsorized.
         goal: Largest distance from what is allowed to what is found, as a cost.
         rule: The sequential rule.
         is_once: Each further run is of a session of its own; if not, of the same sessions.
@@ -218,16 +202,16 @@ def decide(
         sessions: Session of each of the baseline's runs; empty for one session.
         tolerance: Loss that is allowed, as a cost.
         must_find: Loss that must be ruled out to pass, as a cost.
-        stall_limit: Limit of a single stalled launch, see winsorized_mean.
+        stall_limit: Limit of a single stalled launch, see measure.figures.winsorized.
         rule: The sequential rule.
     """
-    winsorized = _winsorize(baseline_costs, stall_limit=stall_limit)
-    mean = statistics.fmean(winsorized)
+    counted = winsorized(baseline_costs, stall_limit=stall_limit)
+    mean = statistics.fmean(counted)
     losses = [value - mean for value in run_costs]
     return _decide(
         losses,
-        winsorized=_winsorize(losses, stall_limit=stall_limit),
-        noise=noise_of(winsorized, sessions=sessions, rule=rule),
+        counted=winsorized(losses, stall_limit=stall_limit),
+        noise=noise_of(counted, sessions=sessions, rule=rule),
         tolerance=tolerance,
         must_find=must_find,
         rule=rule,
@@ -247,17 +231,17 @@ def decide_ratio(
         ratios: Logarithms of new over old, at least one.
         tolerance: Loss that is allowed, as a cost.
         must_find: Loss that must be ruled out to pass, as a cost.
-        stall_limit: Limit of a single stalled side, see winsorized_mean.
+        stall_limit: Limit of a single stalled side, see measure.figures.winsorized.
         rule: The sequential rule.
     """
-    winsorized = list(ratios)
+    counted = list(ratios)
     if len(ratios) >= _MIN_RATIOS_TO_SEE_STALLS:
-        winsorized = _winsorize(winsorized, stall_limit=stall_limit)
-        winsorized = [-ratio for ratio in _winsorize([-ratio for ratio in winsorized], stall_limit=stall_limit)]
-    noise = noise_of_ratios(winsorized, rule=rule)
+        counted = winsorized(counted, stall_limit=stall_limit)
+        counted = [-ratio for ratio in winsorized([-ratio for ratio in counted], stall_limit=stall_limit)]
+    noise = noise_of_ratios(counted, rule=rule)
     return _decide(
         ratios,
-        winsorized=winsorized,
+        counted=counted,
         noise=noise,
         tolerance=tolerance,
         must_find=must_find,
@@ -269,7 +253,7 @@ def decide_ratio(
 def _decide(
     losses: Sequence[float],
     *,
-    winsorized: Sequence[float],
+    counted: Sequence[float],
     noise: Noise,
     tolerance: float,
     must_find: float,
@@ -280,14 +264,14 @@ def _decide(
 
     Args:
         losses: Differences from the baseline's mean, by run.
-        winsorized: The same without stalls.
+        counted: The same without stalls.
         noise: Scatter within and between sessions.
         tolerance: Loss that is allowed, as a cost.
         must_find: Loss that must be ruled out to pass, as a cost.
         rule: The sequential rule.
         least_runs: Runs without which nothing passes.
     """
-    worsening = statistics.fmean(winsorized)
+    worsening = statistics.fmean(counted)
     error, dof = noise.error(len(losses))
     is_last = len(losses) >= rule.max_runs
     found, ruled_out = _bounds_in_errors(dof, rule=rule, is_last=is_last)
@@ -320,15 +304,6 @@ def _is_confirmed(losses: Sequence[float], *, sign: float, tolerance: float, rul
     """Return whether enough launches agree on a change."""
     agreeing = [loss for loss in losses if sign * loss > tolerance]
     return len(agreeing) >= rule.min_runs
-
-
-def _winsorize(values: Sequence[float], *, stall_limit: float) -> list[float]:
-    """Return the costs in their order, the slowest brought near the second slowest: one stalled launch is no noise."""
-    limited = list(values)
-    if len(limited) > 1:
-        *_, second, worst = sorted(limited)
-        limited[limited.index(worst)] = min(worst, second + stall_limit)
-    return limited
 
 
 def _final_bounds(noise: Noise, *, num_runs: int, rule: SequentialRule) -> tuple[float, float]:

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from pytest_nemoperf.errors import count_text
+from pytest_nemoperf.measure.figures import cost
 from pytest_nemoperf.measure.measurement import Measurement, Run
 from pytest_nemoperf.records.metrics import (
     STEP_TIME_SEC,
@@ -29,7 +31,7 @@ from pytest_nemoperf.records.metrics import (
 from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
 from pytest_nemoperf.verdict.policy import VerdictPolicy
 from pytest_nemoperf.verdict.rollout_bands import has_pinned_lengths, is_rl
-from pytest_nemoperf.verdict.sequential import cost, cost_of_loss, loss_of_cost
+from pytest_nemoperf.verdict.sequential import cost_of_loss, loss_of_cost
 
 _USUAL_SHARE: Final = 0.02  # of steps that stall on an ordinary machine, see benchmarks/verdicts
 _CONCENTRATION: Final = 100.0  # of the beta distribution: larger for more similar shares of different runs
@@ -276,7 +278,7 @@ def _undecided_text(kind: VerdictKind, *, num_odd: int, num_runs: int) -> str:
     if kind is VerdictKind.REGRESSED or not num_odd:
         return ""
     if kind is VerdictKind.INCONCLUSIVE:
-        return f"so in {num_odd} of {num_runs} runs, and another launch is to tell whether by chance"
+        return f"so in {num_odd} of {count_text(num_runs, 'run')}, and another launch is to tell whether by chance"
     if num_runs > 1:
-        return f"so in {num_odd} of {num_runs} runs, which may be chance: nothing is decided by it"
+        return f"so in {num_odd} of {count_text(num_runs, 'run')}, which may be chance: nothing is decided by it"
     return "it may be chance: nothing is decided by it"

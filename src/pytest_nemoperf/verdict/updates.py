@@ -8,12 +8,15 @@ from enum import StrEnum
 from typing import Final
 
 from pytest_nemoperf.baselines.baseline import Anchor, Baseline, counts_flops_alike, find_mismatches
+from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.records.metrics import METRICS, Direction
 from pytest_nemoperf.verdict.comparison import NEEDS_ACCEPTANCE, WITHOUT_LOSS, Comparison, VerdictKind
 from pytest_nemoperf.verdict.judge import Verdict
 from pytest_nemoperf.verdict.policy import VerdictPolicy
 from pytest_nemoperf.verdict.remedies import remedies_of
-from pytest_nemoperf.verdict.resolution import judging_metrics, runs_to_judge, wants_more_runs
+from pytest_nemoperf.verdict.repeated_metrics import distinct_metrics
+from pytest_nemoperf.verdict.resolution import judging_metrics, limits_of, runs_to_judge, wants_more_runs
+from pytest_nemoperf.verdict.sequential import loss_of_cost
 
 MAX_SESSIONS: Final = 10
 """Sessions that a baseline holds at most: more hardly change what it knows of the noise between them."""
@@ -220,12 +223,32 @@ def _update_passed(
         why = f"{num_old} runs that show no loss are not replaced by fewer; {as_many}"
         return UpdateDecision(action=Action.KEEP, why=why)
     if num_new > num_old and (num_old < runs or wants_more_runs(old.runs, policy=policy)):
-        return UpdateDecision(action=Action.WRITE, why=f"{num_new} runs instead of {num_old} find more")
+        return UpdateDecision(action=Action.WRITE, why=_more_runs_text(new.runs, old=old.runs, policy=policy))
     if _has_moved(verdict.comparisons):
         return UpdateDecision(action=Action.WRITE, why="it moved more than its noise")
     if release:
         return UpdateDecision(action=Action.WRITE, why="nothing moved more than its own noise")
     return UpdateDecision(action=Action.KEEP, why="nothing moved more than its own noise")
+
+
+def _more_runs_text(new: Sequence[Run], *, old: Sequence[Run], policy: VerdictPolicy) -> str:
+    """Return the numbers of new and old runs, and the losses that both find if they differ.
+
+    More runs of more noise find less.
+    """
+    text = f"{len(new)} runs instead of {len(old)}"
+    for metric in distinct_metrics(new, policy=policy):
+        now = limits_of(new, metric=metric, policy=policy)
+        then = limits_of(old, metric=metric, policy=policy)
+        if now is None or then is None:
+            continue
+        found = f"{loss_of_cost(now.found, metric=metric):.3g}%"
+        found_before = f"{loss_of_cost(then.found, metric=metric):.3g}%"
+        if found == found_before:
+            continue
+        noisier = ", for they are noisier" if now.found > then.found else ""
+        return f"{text} find losses of {found} instead of {found_before} ({metric.label}){noisier}"
+    return text
 
 
 def _refusal(verdict: Verdict, *, old: Baseline | None, policy: VerdictPolicy) -> str:

@@ -27,12 +27,12 @@ REGRESSED pretrain-test
 tokens/sec/GPU is 17.4% below old (main, 36db4f5) (826 against 1,000; allows 5%, finds 8.64%; 95%
 interval -18.8% to -15.9% from 10 rounds)
 
-  metric            old    new   delta      95% interval  verdict
-  tokens/sec/GPU  1,000    826  -17.4%  -18.8% to -15.9%  REGRESSED
-  peak memory     1 GiB  1 GiB    0.0%    -0.6% to +0.6%  PASSED
+  metric            old    new   delta   95% interval  verdict
+  tokens/sec/GPU  1,000    826  -17.4%  -18.8..-15.9%  REGRESSED
+  peak memory     1 GiB  1 GiB    0.0%    -0.6..+0.6%  PASSED
   the sides are as far apart as neighbouring steps are, around what both did over all rounds
 
-where the step's time goes (median ms, slowest rank)
+where the step's time goes (ms, slowest rank)
   phase        old     new  difference
   backward   75.00   90.76      +15.76
   forward    25.00   30.25       +5.25
@@ -147,7 +147,7 @@ def test_every_report_shows_the_figures_of_the_verdict_and_not_the_new_sides_own
     row = row_of_case(replace(report.result, measurement=measurement), provenance=make_provenance(), path="")
     page = [page_number(row.value(metric.name)) for metric in (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU)]
 
-    assert line.startswith("REGRESSED pretrain-test: 704 tokens/sec/GPU, -17.4% against 852")
+    assert line.startswith("REGRESSED pretrain-test: 704 tokens/sec/GPU, -17.4% (slower) against 852")
     assert page == ["704", "0.704"]
     rates = [float(shown[f"nemoperf_{name}_per_sec_per_gpu_now"]) for name in ("tokens", "tflops")]
     assert rates == pytest.approx([704.1, 0.7041], rel=1e-3)
@@ -162,7 +162,7 @@ def test_the_line_of_a_round_has_both_sides_and_their_ratio() -> None:
     (round_,) = rounds_of([math.log(1.25)])
 
     assert line_of(round_, 1000.0, 800.0) == (
-        "pretrain-test: round 3: old 1,000, new 800 tokens/sec/GPU, ratio -20.0%, took 2 s"
+        "pretrain-test: round 3: old 1,000, new 800 tokens/sec/GPU, ratio -20.0% (slower), took 2 s"
     )
 
 
@@ -210,4 +210,4 @@ def test_the_line_of_a_round_of_timed_calls() -> None:
 
     line = render_round_line(case="bench-x", number=2, round_=round_, old=[old], new=[new], elapsed_sec=4.0)
 
-    assert line == "bench-x: round 2: old 500 ms, new 1 s time per call, ratio +100.0%, took 4 s"
+    assert line == "bench-x: round 2: old 500 ms, new 1 s time per call, ratio +100.0% (slower), took 4 s"

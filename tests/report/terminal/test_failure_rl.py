@@ -40,13 +40,13 @@ def test_figures_of_reinforcement_learning_are_shown_beside_the_baselines() -> N
     lines = lines_of(report)
 
     judged = table(lines, key="metric", column="verdict")
-    rows = table(section(lines, heading="generation and training (medians"), key="figure")
+    rows = table(section(lines, heading="generation and training (shown"), key="figure")
     deltas = {name: row["delta"] for name, row in (*judged.items(), *rows.items())}
     assert deltas["generation"] == "-50.0%"
-    assert deltas["mean response length"] == "0.0%"
-    assert deltas["generation imbalance"] == "+2.5 points"
-    assert deltas["truncated share"] == "0.0 points"
-    assert deltas["staleness"] == "0.0%"
+    assert deltas["mean response length (tokens)"] == "0.0%"
+    assert deltas["generation imbalance (%)"] == "+2.5 points"
+    assert deltas["truncated share (%)"] == "0.0 points"
+    assert deltas["staleness (steps)"] == "0.0%"
     assert deltas["mean reward"] == "+100.0%"
     kl = rows["KL from the reference"]
     assert (kl["baseline"], kl["now"], kl["delta"]) == ("-", "0.002", "-")
@@ -65,13 +65,13 @@ def test_a_workload_that_left_its_band_shows_its_figures_and_no_phases() -> None
     assert "mean response length is 24 tokens, 10 tokens in the baseline (+140.0%, allowed 5.0%)" in lines
     assert not any(line.startswith("where the step's time went") for line in lines)
     rows = table(section(lines, heading="generation and training"), key="figure")
-    assert rows["mean response length"]["delta"] == "+140.0%"
+    assert rows["mean response length (tokens)"]["delta"] == "+140.0%"
 
 
 def test_a_change_from_nothing_has_no_percentage() -> None:
     report = make_rl_report(baseline_changes={"rollout": {"kl": 0.0}}, step_time_sec=0.2)
 
-    rows = table(section(lines_of(report), heading="generation and training (medians"), key="figure")
+    rows = table(section(lines_of(report), heading="generation and training (shown"), key="figure")
 
     assert rows["KL from the reference"]["delta"] == "-"
 

@@ -1,14 +1,23 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_nemoperf.recipes.systems import find_system
-from pytest_nemoperf.report.terminal.live import render_case_line, render_header, render_progress, render_run_line
+from pytest_nemoperf.report.terminal.live import (
+    render_case_line,
+    render_header,
+    render_progress,
+    render_run_line,
+    repaint,
+)
+from pytest_nemoperf.results.cases import CaseReport
 from tests.builders import make_baseline, make_measurement, make_run
 from tests.report.builders import (
     LONG_CASE,
@@ -117,10 +126,10 @@ def test_a_run_without_steps_has_no_step_time() -> None:
     ("report", "line"),
     [
         (make_passed(), "PASSED pretrain-test: 1,000 tokens/sec/GPU, 0.0% against 1,000" + RESOLVES),
-        (make_regressed(), "REGRESSED pretrain-test: 833 tokens/sec/GPU, -16.7% against 1,000" + RESOLVES),
+        (make_regressed(), "REGRESSED pretrain-test: 833 tokens/sec/GPU, -16.7% (slower) against 1,000" + RESOLVES),
         (
             make_call(seconds=150e-6),
-            "REGRESSED bench-matmul: time per call 150 us, +25.0% against 120 us; allows 10%, finds 15.5%",
+            "REGRESSED bench-matmul: time per call 150 us, +25.0% (slower) against 120 us; allows 10%, finds 15.5%",
         ),
         (make_invalid(), "INVALID pretrain-invalid: run 1: loss is not finite at step 4 (9 of 13 steps)"),
         (
@@ -140,23 +149,86 @@ def test_the_line_of_a_case_shows_the_metric_that_brought_the_verdict_about() ->
 
     line = render_case_line(report)
 
-    assert line.startswith("REGRESSED pretrain-test: peak memory 1.5 GiB, +50.0% against 1 GiB; allows 10%, ")
+    assert line.startswith("REGRESSED pretrain-test: peak memory 1.5 GiB, +50.0% (larger) against 1 GiB; allows 10%, ")
 
 
 def test_the_line_of_a_case_names_the_anchor_it_lost_against() -> None:
     line = render_case_line(make_decayed())
 
-    assert line.startswith("REGRESSED pretrain-test: 760 tokens/sec/GPU, -24.0% against 1,000 of anchor 1.4; ")
+    assert line.startswith("REGRESSED pretrain-test: 760 tokens/sec/GPU, -24.0% (slower) against 1,000 of anchor 1.4; ")
 
 
-def test_a_line_too_long_for_the_terminal_becomes_two() -> None:
-    line = render_case_line(make_passed("pretrain-llama-tiny-1n4g-torch-fp32-fsdp2tp2"), width=80)
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (100, "REGRESSED llama[tp2]: 833 tokens/sec/GPU, -16.7% (slower) against 1,000" + RESOLVES),
+        (80, "REGRESSED llama[tp2]: 833 tokens/sec/GPU, -16.7% (slower) against 1,000"),
+        (40, "REGRESSED llama[tp2]: 833 tokens/sec/..."),
+    ],
+)
+def test_the_line_of_a_case_leaves_out_of_its_end_what_the_terminal_has_no_room_for(width: int, line: str) -> None:
+    assert render_case_line(make_regressed(), name="llama[tp2]", width=width) == line
 
-    assert line.splitlines() == [
-        "PASSED pretrain-llama-tiny-1n4g-torch-fp32-fsdp2tp2:",
-        "    1,000 tokens/sec/GPU, 0.0% against 1,000",
-        f"    {RESOLVES.removeprefix('; ')}",
-    ]
+
+@pytest.mark.parametrize("width", range(20, 120, 7))
+@pytest.mark.parametrize("report", [make_passed(LONG_CASE), make_invalid(), make_decayed(), make_report()])
+def test_the_line_of_a_case_is_one_line_of_the_terminal(report: CaseReport, width: int) -> None:
+    line = render_case_line(report, width=width)
+
+    assert "\n" not in line
+    assert len(line) <= width
+
+
+def test_reasons_of_several_lines_stay_on_the_line_of_the_case() -> None:
+    report = make_invalid()
+    reasons = ("first\nsecond", "third")
+    verdict = replace(report.result.verdict, reasons=reasons)
+
+    line = render_case_line(replace(report, result=replace(report.result, verdict=verdict)))
+
+    assert line == "INVALID pretrain-invalid: first second; third"
+
+
+@pytest.mark.parametrize(("number", "words"), [(1, "1 more warm-up step dropped"), (2, "2 more warm-up steps dropped")])
+def test_dropped_steps_are_counted_in_the_right_number(number: int, words: str) -> None:
+    run = replace(make_run(1000.0), num_warmup_dropped=number)
+
+    assert words in render_run_line(case="case", run=1, measured=run, elapsed_sec=1.0).split(", ")
+
+
+def on_screen(characters: str) -> str:
+    """Return the line that a terminal shows after these characters."""
+    line: list[str] = []
+    column = 0
+    for each in re.findall(r"\x1b\[\d*[DK]|.", characters, re.DOTALL):
+        if each == "\r":
+            column = 0
+        elif each == "\b":
+            column -= 1
+        elif each == "\x1b[K":
+            del line[column:]
+        elif each.endswith("D") and each.startswith("\x1b"):
+            column -= int(each[2:-1])
+        else:
+            line[column : column + 1] = [each]
+            column += 1
+        assert column >= 0
+    return "".join(line)
+
+
+@given(st.lists(st.text("abc", max_size=12), max_size=6))
+def test_repainting_shows_the_last_line_and_nothing_of_those_before(lines: list[str]) -> None:
+    drawn = ""
+    written = ""
+    for line in lines:
+        written += repaint(drawn, line=line)
+        drawn = line
+
+    assert on_screen(written) == drawn
+
+
+def test_a_second_later_a_terminal_gets_the_changed_digits_alone() -> None:
+    assert repaint(progress(elapsed_sec=12), line=progress(elapsed_sec=13)) == "\b\b\b3 s"
 
 
 def test_plain_start_up_does_not_pay_for_tables() -> None:

@@ -16,7 +16,7 @@ from pytest_nemoperf.report.terminal.plans import render_dry_run, render_price
 from pytest_nemoperf.results.cases import NotRun
 from pytest_nemoperf.results.dry_run import DryRun, PricedCase, suite_cost
 from tests.builders import make_recipe
-from tests.report.blocks import facts, section, table
+from tests.report.blocks import case_rows, facts, section
 
 H100 = find_system("h100")
 
@@ -26,10 +26,9 @@ def price_of(**changes: Any) -> Price:
     return price_plan(resolve(make_recipe(global_batch_size=64, **values), system=H100), system=H100, baseline=None)
 
 
-def figures_of(price: Price, *, text: str) -> dict[str, str]:
-    """Return the figures below the case in the report of a dry run, by heading."""
-    rows = [line for line in text.splitlines() if line != price.plan.case]
-    return table(rows, key="fits").popitem()[1]
+def figures_of(text: str) -> dict[str, str]:
+    """Return the figures of the last case in the report of a dry run, by heading."""
+    return case_rows(text.splitlines(), column="fits").popitem()[1]
 
 
 def test_a_pipeline_shows_its_stages_and_its_bubble() -> None:
@@ -62,15 +61,14 @@ def test_notes_are_shown_with_the_plan_and_after_a_dry_run_s_table() -> None:
     lines = render_dry_run(dry_run, written=[]).splitlines()
 
     assert facts(text)["notes"] == "the first; the second"
-    case = price.plan.case
-    assert section(lines, heading="notes") == [f"  {case}", "    the first", "    the second"]
+    assert section(lines, heading="notes") == ["  a", "    the first", "    the second"]
 
 
 def test_small_plans_have_small_units() -> None:
     price = price_of(model="llama-tiny", layouts={"h100": Layout(gpus=1)}, seq_len=8)
     dry_run = DryRun(system="h100", system_title="DGX-H100", cases=(PricedCase(nodeid="a", price=price),))
 
-    row = figures_of(price, text=render_dry_run(dry_run, written=[]))
+    row = figures_of(render_dry_run(dry_run, written=[]))
 
     assert row["fits"] == "yes"
     assert row["memory"].endswith(" MB")
@@ -111,7 +109,7 @@ def test_flops_have_the_unit_that_leaves_a_whole_digit(count: float, text: str) 
     assert flops_text(count) == text
 
 
-def test_a_dry_run_shows_each_case_above_its_figures_and_the_reasons_of_the_others() -> None:
+def test_a_dry_run_shows_each_case_with_its_figures_and_the_reasons_of_the_others() -> None:
     price = replace(price_of(layouts={"h100": Layout(gpus=8, pp=2, dp_shard=4)}), unsupported="torch is not installed")
     dry_run = DryRun(
         system="h100",
@@ -125,13 +123,13 @@ def test_a_dry_run_shows_each_case_above_its_figures_and_the_reasons_of_the_othe
 
     assert "dry run on h100 (DGX-H100): nothing was launched" in lines
     assert "cases are changed by --perf-set pp=2" in lines
-    row = figures_of(price, text="\n".join(lines))
+    row = figures_of("\n".join(lines))
     assert price.is_fitting is False
     assert row["fits"] == "NO"
     assert (row["bubble"], row["expected step"]) == (f"{100 * price.bubble_fraction:.1f}%", "-")
     assert section(lines, heading="priced, but not runnable here") == [
         "  torch is not installed",
-        f"    {price.plan.case}",
+        "    a",
     ]
     assert section(lines, heading="not priced") == ["  test_a.py::b: no recipe"]
     assert "written: out/dry_run.json" in lines
@@ -143,8 +141,34 @@ def test_cases_that_can_not_run_for_one_reason_are_listed_below_it() -> None:
 
     lines = render_dry_run(DryRun(system="h100", system_title="DGX-H100", cases=cases), written=[]).splitlines()
 
-    below = [f"    {price.plan.case}" for price in prices]
-    assert section(lines, heading="priced, but not runnable here") == ["  torch is not installed", *below]
+    assert section(lines, heading="priced, but not runnable here") == [
+        "  torch is not installed",
+        "    llama3-8b fsdp8 mbs1, llama3-8b fsdp8 mbs2",
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_a_dry_run_has_one_line_a_case_and_none_is_too_long(width: int) -> None:
+    sizes = (1, 2, 4)
+    prices = [price_of(micro_batch_size=size, notes=["many words " * 20]) for size in sizes]
+    cases = []
+    for size, price in zip(sizes, prices, strict=True):
+        cases.append(PricedCase(nodeid=f"test_x.py::test_{'long_name_' * 6}[mbs{size}]", price=price))
+    dry_run = DryRun(system="h100", system_title="DGX-H100", cases=tuple(cases), cost=suite_cost(cases))
+
+    lines = render_dry_run(dry_run, written=[], width=width).splitlines()
+
+    assert max(map(len, lines)) <= width
+    assert [row["fits"] for row in case_rows(lines, column="fits").values()] == ["NO", "NO", "NO"]
+
+
+def test_full_ids_are_listed_when_asked_for() -> None:
+    price = price_of()
+    dry_run = DryRun(system="h100", system_title="DGX-H100", cases=(PricedCase(nodeid="a", price=price),))
+
+    lines = render_dry_run(dry_run, written=[], has_ids=True).splitlines()
+
+    assert section(lines, heading="case ids") == [f"  a: {price.plan.case}"]
 
 
 def test_a_dry_run_without_cases_says_only_why() -> None:
@@ -214,9 +238,10 @@ def test_a_dry_run_shows_ranges_and_where_a_step_time_is_from() -> None:
     text = render_dry_run(dry_run, written=[])
 
     assert price.memory_range is not None
-    row = text.splitlines()[text.splitlines().index(price.plan.case) + 1]
-    assert row.split()[:3] == ["?", bytes_text(price.memory_range.low_bytes).split()[0], ".."]
-    assert row.endswith("9 s published")
+    row = case_rows(text.splitlines(), column="fits")["a"]
+    assert row["fits"] == "?"
+    assert row["memory"].startswith(f"{bytes_text(price.memory_range.low_bytes).split()[0]} .. ")
+    assert row["expected step"] == "9 s published"
     assert "memory from .. to: over settings that the recipe's source does not state;" in text
     assert "GPU-hours of the suite's steps: 0.8, for 1 case\n" in text
     assert "  step times: 0 from stored baselines, 1 from published rows; 1 case without one\n" in text

@@ -45,7 +45,7 @@ def test_a_row_has_figure_spread_runs_day_and_origin() -> None:
             "from": "measured",
         }
     }
-    assert lines[-1].startswith("medians over the runs; spread is")
+    assert lines[-1].startswith("figures over the runs; spread is")
 
 
 def test_a_published_row_has_its_settings_and_no_spread() -> None:

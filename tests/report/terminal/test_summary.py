@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.text import Text
 
@@ -11,8 +12,8 @@ from pytest_nemoperf.baselines.baseline import Anchor
 from pytest_nemoperf.report.terminal.summary import render_summary
 from pytest_nemoperf.results.cases import CaseReport, NotRun
 from pytest_nemoperf.verdict.judge import judge
-from tests.builders import MACHINE, make_baseline, make_measurement, make_policy, make_provenance
-from tests.report.blocks import section, table
+from tests.builders import MACHINE, make_baseline, make_measurement, make_policy, make_provenance, make_run
+from tests.report.blocks import case_rows, section
 from tests.report.builders import (
     LONG_CASE,
     make_call,
@@ -25,7 +26,7 @@ from tests.report.builders import (
     make_rl_report,
 )
 
-CASE = "pretrain-llama-tiny-1n4g-torch-fp32-fsdp2tp2"
+CASE = "pretrain-llama-tiny-1n4g-torch-fp32-fsdp2tp2-seq64-gbs4-mbs1"
 
 
 def lines_of(*reports: CaseReport, width: int = 120, not_run: tuple[NotRun, ...] = ()) -> list[str]:
@@ -37,32 +38,63 @@ def below(lines: list[str], line: str) -> str:
     return lines[lines.index(line) + 1]
 
 
-def test_a_wide_terminal_has_one_line_a_case() -> None:
-    rows = table(lines_of(make_passed(CASE), make_regressed("pretrain-slow")), key="case")
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_a_case_has_one_line_with_units_in_the_head(width: int) -> None:
+    rows = case_rows(lines_of(make_passed(CASE), make_regressed("pretrain-slow"), width=width), column="tokens/s/GPU")
 
-    assert (rows[CASE]["verdict"], rows[CASE]["tokens/sec/GPU"]) == ("PASSED", "1,000")
+    assert (rows["llama-tiny fsdp2tp2"]["verdict"], rows["llama-tiny fsdp2tp2"]["tokens/s/GPU"]) == ("PASSED", "1,000")
     assert rows["pretrain-slow"] == {
         "verdict": "REGRESSED",
-        "case": "pretrain-slow",
-        "tokens/sec/GPU": "833",
-        "tokens/sec/GPU delta": "-16.7%",
+        "tokens/s/GPU": "833",
+        "tokens/s/GPU change": "-16.7%",
         "TFLOP/s/GPU": "0.833",
+        "step ms": "120",
         "peak GiB": "1",
-        "peak GiB delta": "0.0%",
+        "peak GiB change": "0.0%",
     }
 
 
-def test_a_narrow_terminal_has_the_id_above_its_figures() -> None:
-    lines = lines_of(make_passed(CASE), make_regressed("pretrain-slow"), width=80)
+def test_a_narrow_terminal_leaves_out_the_least_important_columns() -> None:
+    lines = lines_of(make_passed("x" * 30), make_regressed("pretrain-slow"), width=72)
 
-    assert below(lines, "pretrain-slow").split() == ["REGRESSED", "833", "-16.7%", "0.833", "1", "0.0%"]
-    assert below(lines, CASE).split() == ["PASSED", "1,000", "0.0%", "1", "1", "0.0%"]
+    assert list(case_rows(lines, column="tokens/s/GPU")["pretrain-slow"]) == [
+        "verdict",
+        "tokens/s/GPU",
+        "tokens/s/GPU change",
+        "peak GiB",
+        "peak GiB change",
+    ]
+
+
+def test_a_metric_that_decides_a_verdict_is_never_left_out() -> None:
+    runs = tuple(make_run(memory_gib=2.0) for _ in range(3))
+    report = make_report(make_measurement(case="x" * 30, runs=runs), baseline=make_baseline(case="x" * 30))
+
+    (row,) = case_rows(lines_of(report, width=60), column="tokens/s/GPU").values()
+
+    assert (row["verdict"], row["peak GiB change"]) == ("REGRESSED", "+100.0%")
+
+
+def test_the_better_direction_is_said_once() -> None:
+    lines = lines_of(make_passed("pretrain-a"), make_rl_report(baseline_changes={}), make_call())
+
+    assert lines.count("change from the baseline: + is better for tokens/s, - for time and memory") == 1
+
+
+def test_full_ids_are_listed_when_asked_for() -> None:
+    report = make_passed(CASE)
+
+    text = render_summary(make_results(report), reports=[report], width=80, color=False, has_ids=True)
+
+    assert section(text.splitlines(), heading="case ids") == [f"  llama_tiny[fsdp2tp2]: {CASE}"]
 
 
 def test_a_loss_against_the_anchor_alone_shows_that_one() -> None:
-    row = table(lines_of(make_decayed("pretrain-slow")), key="case")["pretrain-slow"]
+    lines = lines_of(make_decayed("pretrain-slow"), make_passed("pretrain-a"))
 
-    assert (row["tokens/sec/GPU"], row["tokens/sec/GPU delta"]) == ("760", "-24.0% anchor")
+    row = case_rows(lines, column="tokens/s/GPU")["pretrain-slow"]
+    assert (row["tokens/s/GPU"], row["tokens/s/GPU change"]) == ("760", "-24.0%*")
+    assert "* change from the baseline's anchor" in lines
 
 
 def test_an_expired_waiver_counts_as_that() -> None:
@@ -74,9 +106,9 @@ def test_an_expired_waiver_counts_as_that() -> None:
 
 
 def test_columns_line_up() -> None:
-    lines = lines_of(make_passed(CASE), make_regressed("pretrain-slow"))
+    lines = lines_of(make_passed("pretrain-a"), make_regressed("pretrain-slow"))
 
-    own = [line for line in lines if line.startswith(("verdict  ", "PASSED  ", "REGRESSED  "))]
+    own = [line for line in lines if line.startswith(("case  ", "pretrain-"))]
     assert len(own) == 3
     assert len({len(line) for line in own}) == 1
 
@@ -84,63 +116,51 @@ def test_columns_line_up() -> None:
 def test_calls_have_a_table_of_their_own() -> None:
     lines = lines_of(make_passed(CASE), make_call())
 
-    call = table(lines, key="case", column="time per call")["bench-matmul"]
-    assert (call["time per call"], call["delta"]) == ("123 us", "+2.5%")
+    call = case_rows(lines, column="a call us")["bench-matmul"]
+    assert (call["a call us"], call["a call us change"]) == ("123", "+2.5%")
 
 
-def test_reinforcement_learning_has_a_table_with_its_phases_against_the_baseline() -> None:
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_reinforcement_learning_has_a_table_and_a_row_a_phase(width: int) -> None:
     report = make_rl_report(baseline_changes={}, step_time_sec=0.15)
 
-    lines = lines_of(make_passed(CASE), report, width=200)
+    lines = lines_of(make_passed(CASE), report, width=width)
 
-    case = report.result.verdict.case
-    assert table(lines, key="case", column="step")[case] == {
+    case = "llama-tiny fsdp2-gdp2"
+    assert case_rows(lines, column="step ms")["llama-tiny fsdp2tp2"]["verdict"] == "PASSED"
+    row = case_rows(lines[lines.index("", 2) :], column="step ms")[case]
+    assert row == {
         "verdict": "REGRESSED",
-        "case": case,
-        "tokens/sec/GPU": "1,067",
-        "tokens/sec/GPU delta": "-33.3%",
-        "step": "150 ms",
+        "tokens/s/GPU": "1,067",
+        "tokens/s/GPU change": "-33.3%",
+        "step ms": "150",
         "peak GiB": "1",
-        "peak GiB delta": "0.0%",
+        "peak GiB change": "0.0%",
     }
-    assert table(lines, key="case", column="exposed")[case] == {
-        "verdict": "REGRESSED",
-        "case": case,
-        "generation": "75 ms +50.0%",
-        "exposed": "-",
-        "logprobs": "30 ms +50.0%",
-        "training": "30 ms +50.0%",
-        "refit": "10.5 ms +50.0%",
+    assert case_rows(lines, column="phase") == {
+        f"{case} {phase}": {"phase": phase, "ms": ms, "ms change": "+50.0%"}
+        for phase, ms in (("generation", "75"), ("log-probabilities", "30"), ("training", "30"), ("refit", "10.5"))
     }
 
 
-def test_tables_of_reinforcement_learning_fit_a_narrow_terminal() -> None:
-    lines = lines_of(make_rl_report(baseline_changes={}, step_time_sec=0.15), width=80)
+def test_phases_without_a_baseline_stand_alone_and_exposed_generation_has_a_row() -> None:
+    report = make_rl_report(phases={"exposed_generation": 0.06, "training": 0.04})
 
-    assert all(len(line) <= 80 for line in lines)
-    assert any(line.split() == ["REGRESSED", "1,067", "-33.3%", "150", "ms", "1", "0.0%"] for line in lines)
+    rows = case_rows(lines_of(report), column="phase")
 
-
-def test_phases_without_a_baseline_stand_alone_and_exposed_generation_has_a_column() -> None:
-    phases = {"exposed_generation": 0.06, "training": 0.04}
-
-    report = make_rl_report(phases=phases)
-
-    row = table(lines_of(report, width=200), key="case", column="exposed")[report.result.verdict.case]
-    assert (row["generation"], row["exposed"], row["training"]) == ("-", "60 ms", "40 ms")
+    assert [(row["phase"], row["ms"]) for row in rows.values()] == [("exposed generation", "60"), ("training", "40")]
 
 
 def test_phases_of_an_invalid_case_are_not_shown() -> None:
     report = make_rl_report(baseline_changes={}, loss=float("nan"))
 
-    row = table(lines_of(report, width=200), key="case", column="exposed")[report.result.verdict.case]
-    assert list(row.values())[2:] == ["-"] * 5
+    assert not any("generation" in line for line in lines_of(report))
 
 
 def test_figures_of_an_invalid_case_are_not_shown() -> None:
-    row = table(lines_of(make_invalid()), key="case")["pretrain-invalid"]
+    row = case_rows(lines_of(make_invalid(), make_passed("pretrain-a")), column="tokens/s/GPU")["pretrain-invalid"]
 
-    assert list(row.values()) == ["INVALID", "pretrain-invalid", *["-"] * 5]
+    assert list(row.values()) == ["INVALID", *["-"] * 6]
 
 
 def test_cases_are_counted_by_verdict() -> None:
@@ -162,11 +182,36 @@ def test_cases_with_the_same_reason_share_it() -> None:
 
     lines = lines_of(*reports, make_passed("pretrain-three"))
 
-    assert section(lines, heading="NO BASELINE pretrain-one") == [
-        "NO BASELINE pretrain-two",
-        "  nothing is stored for this case",
-        "  --update-baselines stores this session's runs",
+    reason = "nothing is stored for this case; --update-baselines stores this session's runs"
+    assert below(lines, f"NO BASELINE (2 cases): {reason}") == "  pretrain-one, pretrain-two"
+
+
+def test_remarks_that_differ_in_numbers_alone_are_one_with_a_range() -> None:
+    reports = []
+    for case, found in (("pretrain-one", "21.9"), ("pretrain-two", "25.3"), ("pretrain-three", "24")):
+        report = make_passed(case)
+        verdict = replace(report.result.verdict, reasons=(f"finds {found}% with 5 runs of 2026-11-30",))
+        reports.append(replace(report, result=replace(report.result, verdict=verdict)))
+
+    lines = lines_of(*reports)
+
+    assert below(lines, "PASSED (3 cases): finds 21.9..25.3% with 5 runs of 2026-11-30") == (
+        "  pretrain-one, pretrain-two, pretrain-three"
+    )
+
+
+def test_a_hint_that_several_reasons_share_is_said_once() -> None:
+    fast = [
+        make_report(
+            make_measurement((rate,) * 3, case=f"pretrain-{rate:g}"), baseline=make_baseline(case=f"pretrain-{rate:g}")
+        )
+        for rate in (1500.0, 1600.0)
     ]
+
+    lines = lines_of(*fast)
+
+    assert lines.count("  the baseline is loose now; --update-baselines keeps the gain") == 1
+    assert any(line.startswith("IMPROVED pretrain-1500: tokens/sec/GPU is 50.0% above") for line in lines)
 
 
 def test_passed_and_failing_cases_are_not_explained_again() -> None:
@@ -181,9 +226,8 @@ def test_an_accepted_regression_says_why_it_was_accepted() -> None:
 
     lines = lines_of(replace(report, result=accepted))
 
-    reasons = section(lines, heading="REGRESSED pretrain-slow")
-    assert reasons[0].startswith("  tokens/sec/GPU is 16.7% below")
-    assert "  accepted: traded for memory" in reasons
+    reasons = " ".join(["", *section(["", *lines], heading="REGRESSED llama_tiny[fsdp2tp2]: tokens/sec/GPU is 16.7%")])
+    assert "accepted: traded for memory" in reasons
 
 
 def test_tests_that_did_not_run_are_counted_by_reason() -> None:
@@ -220,8 +264,8 @@ def test_what_an_anchor_could_not_decide_is_told_of_a_case_that_passed() -> None
 
     lines = lines_of(replace(report, result=replace(report.result, verdict=verdict)))
 
-    assert f"PASSED {CASE}" in lines
-    assert "so the anchor decides nothing" in " ".join(line.strip() for line in lines)
+    assert any(line.startswith("PASSED llama_tiny[fsdp2tp2]: ") for line in lines)
+    assert "so the anchor decides nothing" in " ".join(lines)
 
 
 def test_a_replaced_baseline_shows_old_and_new_of_every_metric() -> None:
@@ -258,15 +302,31 @@ def test_written_files_are_named() -> None:
     assert section(text.splitlines(), heading="files written") == ["  out/results.json", "  out/results.md"]
 
 
-@given(st.from_regex(r"[a-z0-9][a-z0-9._-]{60,140}", fullmatch=True), st.sampled_from([80, 100, 160]))
-def test_no_line_is_wider_than_the_terminal_and_no_id_is_cut(case: str, width: int) -> None:
-    reports = [make_passed(case), make_call(f"bench-{case}"), make_report(make_measurement(case=f"new-{case}"))]
+@given(
+    names=st.lists(st.text(st.sampled_from("ab-[]:. \x1b\u4f60"), max_size=90), min_size=1, max_size=4, unique=True),
+    width=st.integers(60, 200),
+)
+@settings(max_examples=25)
+def test_each_case_has_one_line_however_narrow_the_terminal_and_hostile_its_name(names: list[str], width: int) -> None:
+    reports = []
+    for number, name in enumerate(names):
+        makers = (make_passed, make_regressed, make_invalid, make_decayed)
+        report = makers[number](f"{number}{name}")
+        waived = replace(report.result, nodeid=f"test_{name}.py::test_{name}", has_expired_waiver=number == 0)
+        reports.append(replace(report, result=waived))
+    rl = make_rl_report(baseline_changes={}, step_time_sec=0.15)
 
-    lines = lines_of(*reports, width=width)
+    lines = lines_of(*reports, rl, make_call(), width=width)
 
     assert max(map(len, lines)) <= width
-    assert case in "".join(lines).replace(" ", "")
-    assert f"bench-{case}" in "".join(lines).replace(" ", "")
+    heads = [number for number, line in enumerate(lines) if re.match(r"case {2,}", line)]
+    pretrain, of_rl, phases, calls = heads
+    verdicts = ("PASSED", "REGRESSED", "INVALID")
+    for line in lines[pretrain + 1 : pretrain + 1 + len(names)]:
+        assert any(verdict in line for verdict in verdicts)
+    assert "REGRESSED" in lines[of_rl + 1]
+    assert "REGRESSED" in lines[calls + 1] or "PASSED" in lines[calls + 1]
+    assert lines[phases + 1].endswith("+50.0%")
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])
@@ -284,11 +344,10 @@ def test_color_changes_the_looks_and_no_word(width: int) -> None:
 def test_an_improvement_says_how_to_keep_it() -> None:
     report = make_report(make_measurement((1500.0, 1500.0)), baseline=make_baseline())
 
-    lines = lines_of(report)
+    text = " ".join(lines_of(report))
 
-    reasons = section(lines, heading="IMPROVED pretrain-test")
-    assert reasons[0].startswith("  tokens/sec/GPU is 50.0% above the baseline")
-    assert "  the baseline is loose now; --update-baselines keeps the gain" in reasons
+    assert "IMPROVED llama_tiny[fsdp2tp2]: tokens/sec/GPU is 50.0% above the baseline" in text
+    assert "the baseline is loose now; --update-baselines keeps the gain" in text
 
 
 def test_what_does_not_compare_is_not_shown_as_old_and_new() -> None:
@@ -314,3 +373,10 @@ def test_old_and_new_are_as_they_were_judged() -> None:
     lines = lines_of(replace(report, result=result, stored=stored, replaced=old))
 
     assert "    tokens/sec/GPU: 1,010 -> 1,515 (+50.0%)" in lines
+
+
+def test_a_case_that_ran_under_changes_is_not_told_to_be_stored() -> None:
+    lines = lines_of(make_report(make_measurement(case=f"{CASE}+set")))
+
+    assert not any("--update-baselines" in line for line in lines)
+    assert "NO BASELINE llama_tiny[fsdp2tp2]: nothing is stored for this case" in lines

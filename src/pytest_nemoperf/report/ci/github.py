@@ -79,6 +79,20 @@ def render_annotation(annotation: Annotation) -> str:
     return f"::{annotation.level} {','.join(properties)}::{_escaped(annotation.message)}"
 
 
+def stop_commands(token: str) -> str:
+    """Return the workflow command after which GitHub obeys none, until the line of `resume_commands`.
+
+    Args:
+        token: Word that no text between them can guess.
+    """
+    return f"::stop-commands::{token}"
+
+
+def resume_commands(token: str) -> str:
+    """Return the line after which GitHub obeys workflow commands again."""
+    return f"::{token}::"
+
+
 def shown_annotations(annotations: Sequence[Annotation]) -> list[Annotation]:
     """Return the annotations worst first; of more than ten of a level, nine and one with the number of the others."""
     shown: list[Annotation] = []

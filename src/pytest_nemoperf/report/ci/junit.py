@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from pytest_nemoperf.measure.measurement import median_over_runs
+from pytest_nemoperf.measure.figures import figure_over_runs
 from pytest_nemoperf.records.metrics import JUDGED, RL_METRICS, WHOLE_STEP
 from pytest_nemoperf.report.cells import case_value, injected_mark
 from pytest_nemoperf.results.cases import CaseReport
@@ -73,7 +73,7 @@ def _rl_figures(report: CaseReport) -> Iterator[tuple[str, str]]:
         if metric.name in judged:
             continue
         for side, runs in sides:
-            value = median_over_runs(runs, metric=metric.name)
+            value = figure_over_runs(runs, metric=metric.name)
             if value is not None:
                 yield f"{metric.name}_{side}", f"{value:.6g}"
 

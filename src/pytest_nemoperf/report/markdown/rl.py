@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from pytest_nemoperf.measure.measurement import Run, median_phases
+from pytest_nemoperf.measure.figures import phases_over_runs
+from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.records.step import RL_PHASES
 from pytest_nemoperf.report.escape import markdown_text
 from pytest_nemoperf.report.markdown.row_tables import rl_names, rl_table
@@ -78,24 +79,24 @@ def _table(cases: Sequence[RolloutCase], *, system_title: str, mark: str) -> lis
 
 def _phase_table(cases: Sequence[RolloutCase], *, names: Sequence[str]) -> list[str]:
     """Return a table of times by phase, apart from the first one, which has exactly the columns of NeMo RL's page."""
-    medians: list[tuple[list[str], dict[str, float]]] = []
+    by_ranks: list[tuple[list[str], dict[str, float]]] = []
     known: set[str] = set()
     for name, case in zip(names, cases, strict=True):
         for group in (None, *rank_groups(case.runs)):
-            seconds = median_phases(case.runs, group=group)
+            seconds = phases_over_runs(case.runs, group=group)
             known.update(seconds)
-            medians.append(([name, layout_label(case.row), group or "training"], seconds))
+            by_ranks.append(([name, layout_label(case.row), group or "training"], seconds))
     phases = [name for name in RL_PHASES if name in known]
     if not phases:
         return []
     cells = []
-    for row, seconds in medians:
+    for row, seconds in by_ranks:
         for phase in phases:
             row.append(page_number(seconds.get(phase)))
         cells.append(row)
     return [
         "Seconds of a step by phase, on the slowest rank of those that train, and of those that only generate",
-        "(medians, which need not add up to the median step):",
+        "(each a median over the steps of a run, so that together they are the step only nearly):",
         "",
         *table_lines(["Model", "Layout", "Ranks", *phases], rows=cells),
         "",

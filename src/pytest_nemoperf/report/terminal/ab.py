@@ -10,21 +10,21 @@ from pytest_nemoperf.ab.comparison import ABResult, ABRound, metric_around_media
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.records.metrics import METRICS, TFLOPS_PER_SEC_PER_GPU
-from pytest_nemoperf.report.cells import elapsed_text, injected_mark, signed_percent, terms_text
+from pytest_nemoperf.report.cells import change_text, elapsed_text, injected_mark, signed_percent, terms_text
 from pytest_nemoperf.report.console import (
     ALARM,
     figures_table,
+    headline,
     indented,
     injection_banner,
     section,
     style_of,
-    styled,
     to_text,
     unfolded,
     verdict_text,
 )
 from pytest_nemoperf.report.phases import compare_phases, loss_sentence, phase_table, rank_groups
-from pytest_nemoperf.report.resolution import interval_text
+from pytest_nemoperf.report.resolution import short_interval_text
 from pytest_nemoperf.report.terminal.commands import command_lines
 from pytest_nemoperf.results.cases import CaseReport, CaseResult, Confirmation
 from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind, delta_pct
@@ -103,11 +103,12 @@ def render_round_line(
     worsening = round_.ratios[metric.name]
     before, after = metric_around_median(old, new, worsening=worsening, metric=metric)
     figures = f"old {metric.format(before)}, new {metric.format(after)} {metric.label}"
-    return f"{head} {figures}, ratio {signed_percent(delta_pct(worsening, metric=metric))}, took {took}"
+    ratio = change_text(delta_pct(worsening, metric=metric), metric=metric.name)
+    return f"{head} {figures}, ratio {ratio}, took {took}"
 
 
-def ab_parts(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
-    """Yield the summary's section on the cases that were compared with another revision."""
+def ab_parts(cases: Sequence[CaseResult], *, names: Mapping[str, str]) -> Iterator[RenderableType]:
+    """Yield the summary's section on the cases that were compared with another revision, by their short names."""
     old = None
     for case in cases:
         if case.ab is None:
@@ -115,7 +116,7 @@ def ab_parts(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
         if case.ab.old != old:
             old = case.ab.old
             yield section(f"compared with {old}")
-        yield indented(f"{case.verdict.case}: {_method_text(case.ab)}")
+        yield indented(f"{names[case.verdict.case]}: {_method_text(case.ab)}")
 
 
 def beside_parts(confirmations: Sequence[Confirmation]) -> Iterator[RenderableType]:
@@ -131,9 +132,7 @@ def _parts(report: CaseReport, *, ab: ABResult, width: int) -> Iterator[Renderab
     result = report.result
     inject_pct = result.measurement.inject_pct
     verdict = result.verdict
-    yield styled(
-        (injected_mark(inject_pct), ALARM), (verdict.kind.value, style_of(verdict.kind)), " ", (verdict.case, "bold")
-    )
+    yield headline((injected_mark(inject_pct), ALARM), (verdict.kind.value, style_of(verdict.kind)), verdict.case)
     if inject_pct:
         yield injection_banner(inject_pct, width=width)
     yield from verdict.reasons
@@ -163,7 +162,7 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> RenderableType:
             metric.format(comparison.baseline),
             metric.format(comparison.now),
             signed_percent(comparison.delta_pct),
-            interval_text(comparison),
+            short_interval_text(comparison),
             verdict_text(comparison.kind),
         )
     return indented(table)
@@ -171,9 +170,9 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> RenderableType:
 
 def _time_by_phase(report: CaseReport, *, ab: ABResult) -> Iterator[RenderableType]:
     new = report.result.measurement.runs
-    titles: dict[str | None, str] = {None: "where the step's time goes (median ms, slowest rank)"}
+    titles: dict[str | None, str] = {None: "where the step's time goes (ms, slowest rank)"}
     for name in rank_groups(new):
-        titles[name] = f"where the time of the {name} ranks goes (median ms)"
+        titles[name] = f"where the time of the {name} ranks goes (ms)"
     for group, title in titles.items():
         compared = compare_phases(new, baseline=ab.old_measurement.runs, group=group)
         if compared is None:
@@ -192,7 +191,7 @@ def _method_text(ab: ABResult) -> str:
         num_new_first += each.first == "new"
     method = "whole launches"
     if ab.method == "turns":
-        method = f"turns of {ab.block_steps} steps"
+        method = f"turns of {count_text(ab.block_steps, 'step')}"
     return (
         f"{count_text(num_counted, 'round')} in {elapsed_text(ab.duration_sec)} by {method}; "
         f"{num_new_first} of {len(ab.rounds)} began with new (drawn from seed {ab.seed})"

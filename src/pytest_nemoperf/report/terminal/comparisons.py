@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.records.metrics import METRICS, TOKENS_PER_SEC_PER_GPU, Metric, format_number
-from pytest_nemoperf.report.cells import allowed_text, comparison_word, metric_text, signed_percent
+from pytest_nemoperf.report.cells import allowed_text, comparison_word, metric_text, shorten_middle, signed_percent
 from pytest_nemoperf.report.console import (
-    QUIET,
-    align,
     column_widths,
     figures_table,
     indented,
@@ -25,7 +23,8 @@ from pytest_nemoperf.verdict.repeated_metrics import distinct_comparisons
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_HEADINGS = ("baseline", "now", "delta", "95% interval", "allowed")
+_HEADINGS = ("now", "delta", "95% interval", "allowed")
+_MAX_ANCHOR = 20
 _INDENT = 2
 _GAP = 2
 
@@ -33,29 +32,25 @@ _GAP = 2
 def comparison_parts(comparisons: Sequence[Comparison], *, width: int) -> Iterator[RenderableType]:
     """Yield a table with a row for each metric that does not repeat another.
 
-    Too wide a table goes without what is allowed, which resolution_parts show too; if it is still too wide, each metric
-    stands above its figures.
+    Too wide a table goes without what is allowed, which resolution_parts show too; then without the names of metrics
+    beside their anchors, which stand below them, and at last without intervals.
     """
     shown = distinct_comparisons(comparisons)
-    whole = _HEADINGS
-    if any(each.published for each in comparisons):
-        whole = ("published", *_HEADINGS[1:])
-    for headings in (whole, whole[:-1]):
-        rows = [["metric", *headings, "verdict"]]
-        for each in shown:
-            rows.append([metric_text(each), *_figures(each)[: len(headings)], comparison_word(each)])
+    heading = "published" if any(each.published for each in comparisons) else "baseline"
+    for num_left_out, is_below in ((0, False), (1, False), (1, True), (2, True)):
+        rows = [["metric", heading, *_HEADINGS[: len(_HEADINGS) - num_left_out], "verdict"]]
+        ordered = _with_anchors_below(shown) if is_below else shown
+        for each in ordered:
+            figures = _figures(each)
+            label = _label(each, is_below=is_below)
+            rows.append([label, *figures[: len(figures) - num_left_out], comparison_word(each)])
         if _fits(rows, width=width):
-            table = figures_table(rows[0][:-1])
-            table.add_column("verdict")
-            for row, each in zip(rows[1:], shown, strict=True):
-                table.add_row(*row[:-1], _verdict_cell(each))
-            yield indented(table)
-            return
-    head, *lines = align([whole, *map(_figures, shown)], num_left=0)
-    yield indented(styled((head, QUIET)), columns=2 * _INDENT)
-    for line, each in zip(lines, shown, strict=True):
-        yield indented(styled(f"{metric_text(each)}: ", (comparison_word(each), style_of(each.kind))))
-        yield indented(line, columns=2 * _INDENT)
+            break
+    table = figures_table(rows[0][:-1])
+    table.add_column("verdict")
+    for row, each in zip(rows[1:], ordered, strict=True):
+        table.add_row(*row[:-1], _verdict_cell(each))
+    yield indented(table)
 
 
 def resolution_parts(comparisons: Sequence[Comparison], *, width: int) -> Iterator[RenderableType]:
@@ -70,17 +65,28 @@ def resolution_parts(comparisons: Sequence[Comparison], *, width: int) -> Iterat
         evidence = "one published value"
     yield section(f"noise, and what it lets this case find ({evidence})")
     rows = [list(NOISE_HEADINGS), *map(noise_cells, judged)]
-    if _fits(rows, width=width):
-        table = figures_table(rows[0])
-        for row in rows[1:]:
-            table.add_row(*row)
-        yield indented(table)
-        return
-    head, *lines = align([row[1:] for row in rows], num_left=0)
-    yield indented(styled((head, QUIET)), columns=2 * _INDENT)
-    for row, line in zip(rows[1:], lines, strict=True):
-        yield indented(row[0])
-        yield indented(line, columns=2 * _INDENT)
+    if not _fits(rows, width=width):
+        rows = [list(NOISE_HEADINGS)]
+        for each in _with_anchors_below(judged):
+            rows.append([_label(each, is_below=True), *noise_cells(each)[1:]])
+    table = figures_table(rows[0])
+    for row in rows[1:]:
+        table.add_row(*row)
+    yield indented(table)
+
+
+def _with_anchors_below(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Return the comparisons metric by metric, each with the newest baseline before that with an anchor."""
+    by_metric: dict[str, list[Comparison]] = {}
+    for each in comparisons:
+        by_metric.setdefault(each.metric, []).append(each)
+    return [each for own in by_metric.values() for each in own]
+
+
+def _label(comparison: Comparison, *, is_below: bool) -> str:
+    if is_below and comparison.anchor:
+        return shorten_middle(f"  anchor {comparison.anchor}", width=_MAX_ANCHOR)
+    return metric_text(comparison)
 
 
 def _figures(comparison: Comparison) -> list[str]:

@@ -13,6 +13,7 @@ from pytest_nemoperf.report.console import (
     ALARM,
     QUIET,
     figures_table,
+    headline,
     indented,
     injection_banner,
     section,
@@ -94,7 +95,7 @@ def _headline(report: CaseReport) -> RenderableType:
     kind = (verdict.kind.value, style_of(verdict.kind))
     if report.result.has_expired_waiver:
         kind = (f"WAIVER EXPIRED ({verdict.kind})", ALARM)
-    return styled(mark, kind, " ", (verdict.case, "bold"))
+    return headline(mark, kind, verdict.case)
 
 
 def _reasons(report: CaseReport) -> Iterator[RenderableType]:
@@ -112,9 +113,9 @@ def _reasons(report: CaseReport) -> Iterator[RenderableType]:
 
 def _time_by_phase(report: CaseReport, *, baseline: DecidingBaseline) -> Iterator[RenderableType]:
     runs = report.result.measurement.runs
-    titles: dict[str | None, str] = {None: "where the step's time went (median ms, slowest rank)"}
+    titles: dict[str | None, str] = {None: "where the step's time went (ms, slowest rank)"}
     for name in rank_groups(runs):
-        titles[name] = f"where the time of the {name} ranks went (median ms, slowest of them)"
+        titles[name] = f"where the time of the {name} ranks went (ms, slowest of them)"
     for group, title in titles.items():
         compared = compare_phases(runs, baseline=baseline.runs, group=group)
         if compared is not None:
@@ -127,7 +128,7 @@ def _rollouts(report: CaseReport, *, baseline: DecidingBaseline) -> Iterator[Ren
     rows = compare_rollouts(report.result.measurement.runs, baseline=baseline.runs, judged=judged)
     if not rows:
         return
-    yield section("generation and training (medians; shown, not judged)")
+    yield section("generation and training (shown, not judged)")
     table = figures_table(("figure", baseline.word, "now", "delta"))
     for row in rows:
         table.add_row(*row)

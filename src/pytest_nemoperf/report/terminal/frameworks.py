@@ -6,7 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from pytest_nemoperf.report.by_framework import CAUTION, figure_cells, sentences
-from pytest_nemoperf.report.console import QUIET, align, indented, section, styled
+from pytest_nemoperf.report.case_names import short_names
+from pytest_nemoperf.report.console import QUIET, indented, section, styled
+from pytest_nemoperf.report.terminal.case_columns import FIGURE_HEADINGS, FIGURE_RANKS
+from pytest_nemoperf.report.terminal.case_table import CaseColumn, case_table
 from pytest_nemoperf.results.framework_figures import COMPARED, FrameworkComparison
 
 if TYPE_CHECKING:
@@ -26,28 +29,26 @@ def framework_parts(comparisons: Sequence[FrameworkComparison], *, width: int) -
         return
     yield section("frameworks side by side")
     yield indented(CAUTION)
+    names = short_names((comparison.recipe, "") for comparison in comparisons)
     for comparison in comparisons:
         yield ""
-        yield comparison.recipe
+        yield names[comparison.recipe]
         yield from map(indented, _table(comparison, width=width))
         yield from map(indented, sentences(comparison))
 
 
 def _table(comparison: FrameworkComparison, *, width: int) -> Iterator[RenderableType]:
-    """Yield one line a framework; if that is too wide, its name above its figures."""
-    columns = [metric.column or metric.label for metric in COMPARED]
-    headings = [*columns, f"/ {comparison.reference}", "loss diff", "spread"]
-    figures = list(map(figure_cells, comparison.rows))
-    wide = [["framework", *headings]]
-    for row, cells in zip(comparison.rows, figures, strict=True):
-        wide.append([row.framework, *cells])
-    head, *lines = align(wide, num_left=1)
-    if len(head) + _INDENT <= width:
-        yield styled((head, QUIET))
-        yield from lines
-        return
-    head, *lines = align([headings, *figures], num_left=0)
-    yield indented(styled((head, QUIET)))
-    for row, line in zip(comparison.rows, lines, strict=True):
-        yield row.framework
-        yield indented(line)
+    """Yield one line a framework."""
+    cells = list(zip(*map(figure_cells, comparison.rows), strict=True))
+    columns = []
+    for metric, own in zip(COMPARED, cells, strict=False):
+        heading = FIGURE_HEADINGS[metric.name]
+        columns.append(CaseColumn(heading=heading, cells=own, rank=FIGURE_RANKS.get(metric.name, 0)))
+    ratio, loss, spread = cells[len(COMPARED) :]
+    columns.append(CaseColumn(heading=("", f"/ {comparison.reference}"), cells=ratio))
+    columns.append(CaseColumn(heading=("loss", "diff"), cells=loss, rank=1))
+    columns.append(CaseColumn(heading=("", "spread"), cells=spread, rank=3))
+    names = {row.framework: row.framework for row in comparison.rows}
+    table = case_table(list(names), names=names, columns=columns, width=width - _INDENT, title="framework")
+    yield from [styled((line, QUIET)) for line in table.head]
+    yield from table.rows

@@ -9,6 +9,7 @@ from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.recipes.systems import System
 from pytest_nemoperf.records.metrics import METRICS, STEP_TIME_SEC, TOKENS_PER_SEC_PER_GPU, format_number, format_time
 from pytest_nemoperf.report.cells import (
+    change_text,
     deciding_comparison,
     earlier_text,
     elapsed_text,
@@ -18,14 +19,16 @@ from pytest_nemoperf.report.cells import (
     injection_text,
     shorten_middle,
     side_by_side_text,
-    signed_percent,
     terms_text,
+    verdict_word,
 )
 from pytest_nemoperf.report.resolution import resolution_text
 from pytest_nemoperf.results.cases import CaseReport
 from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
+from pytest_nemoperf.visible import plain_text
 
 _MIN_CASE_WIDTH = 12
+_CUT = "..."
 
 
 def render_header(
@@ -117,7 +120,7 @@ def render_progress(
     """Return the progress line of a run in progress, at most width characters long.
 
     Args:
-        case: Case id; shortened in the middle if it does not fit.
+        case: Name of the case; shortened in the middle if it does not fit.
         run: This run, counted from 1.
         num_runs: Runs of the case at most.
         step: Finished steps, warm-up included; 0 while the ranks start.
@@ -141,6 +144,30 @@ def render_progress(
     return f"{head}{shorten_middle(case, width=room)}{tail}"[:width]
 
 
+def repaint(drawn: str, *, line: str) -> str:
+    """Return the characters that turn a line that ends at the cursor into another, as few as the two allow.
+
+    Args:
+        drawn: Text of the terminal's line.
+        line: Text to stand there instead; empty to clear the line.
+    """
+    if drawn == line:
+        return ""
+    num_equal = 0
+    for before, after in zip(drawn, line, strict=False):
+        if before != after:
+            break
+        num_equal += 1
+    num_back = len(drawn) - num_equal
+    start = "\r" + line[:num_equal]
+    if num_back == 0:
+        start = ""
+    elif num_equal:
+        start = min(start, f"\x1b[{num_back}D", "\b" * num_back, key=len)
+    end = "\x1b[K" if len(line) < len(drawn) else ""  # erases from the cursor to the end of the line
+    return start + line[num_equal:] + end
+
+
 def render_run_line(
     *,
     case: str,
@@ -148,7 +175,6 @@ def render_run_line(
     measured: Run,
     elapsed_sec: float,
     inject_pct: float = 0.0,
-    width: int | None = None,
 ) -> str:
     """Return the log line of a finished run.
 
@@ -158,46 +184,49 @@ def render_run_line(
         measured: The run.
         elapsed_sec: From launch to end.
         inject_pct: Self-test delay in percent; 0 for a real run.
-        width: Columns of a terminal, a longer line is broken; None for a log, which has case and figures on one line
-            for searches.
     """
     facts = [figures_text([measured])]
     step_time = measured.metrics.get(STEP_TIME_SEC.name)
     if step_time is not None:
         facts.append(f"step {format_time(step_time)}")
     if measured.num_warmup_dropped:
-        facts.append(f"{measured.num_warmup_dropped} more warm-up steps dropped")
+        facts.append(f"{count_text(measured.num_warmup_dropped, 'more warm-up step')} dropped")
     facts.append(f"took {elapsed_text(elapsed_sec)}")
-    head = f"{injected_mark(inject_pct)}{case}: run {run}:"
-    return _joined(head, ", ".join(filter(None, facts)), width=width)
+    return f"{injected_mark(inject_pct)}{case}: run {run}: {', '.join(filter(None, facts))}"
 
 
-def render_case_line(report: CaseReport, *, width: int | None = None) -> str:
-    """Return the line of a judged case: verdict, case, figure and change.
+def render_case_line(report: CaseReport, *, name: str = "", width: int | None = None) -> str:
+    """Return the line of a judged case: verdict, case, figure and change, notes, resolution.
 
     Args:
         report: The case.
-        width: As for render_run_line.
+        name: Short name of the case; empty for its id.
+        width: Columns of a terminal: facts at the end that do not fit are left out, and what is still too long is cut,
+            for the summary has them all. None for a log, which has all of them on one line for searches.
     """
     result = report.result
     verdict = result.verdict
-    head = f"{injected_mark(result.measurement.inject_pct)}{verdict.kind} {verdict.case}:"
-    facts = list(filter(None, (result.waived, result.waiver_note, earlier_text(result))))
+    word = verdict.kind if width is None else verdict_word(result)
+    head = f"{injected_mark(result.measurement.inject_pct)}{word} "
+    name = name or verdict.case
+    notes = list(filter(None, (result.waived, result.waiver_note, earlier_text(result))))
     deciding = deciding_comparison(verdict.comparisons, kind=verdict.kind)
     if verdict.kind is VerdictKind.INVALID:
-        facts.append("; ".join(verdict.reasons))
+        facts = ["; ".join(verdict.reasons), *notes]
     elif deciding is not None:
-        facts += _comparison_facts(deciding)
+        figure, *details = _comparison_facts(deciding)
+        facts = [figure, *notes, *details]
     else:
-        facts.append(figures_text(result.measurement.runs))
-    return _joined(head, *facts, width=width)
-
-
-def _joined(head: str, *facts: str, width: int | None) -> str:
-    line = f"{head} {'; '.join(facts)}"
-    if width is None or len(line) <= width:
-        return line
-    return "\n    ".join([head, *facts])
+        facts = [figures_text(result.measurement.runs), *notes]
+    facts = list(map(plain_text, filter(None, facts)))
+    if width is None:
+        return f"{head}{name}: {'; '.join(facts)}"
+    while len(facts) > 1 and len(f"{head}{name}: {'; '.join(facts)}") > width:
+        facts.pop()
+    tail = ": " + "; ".join(facts)
+    room = max(width - len(head) - len(tail), min(len(name), width // 3))
+    line = f"{head}{shorten_middle(name, width=room)}{tail}"
+    return line if len(line) <= width else f"{line[: width - len(_CUT)]}{_CUT}"
 
 
 def _comparison_facts(comparison: Comparison) -> Iterator[str]:
@@ -206,7 +235,8 @@ def _comparison_facts(comparison: Comparison) -> Iterator[str]:
     if comparison.anchor:
         then += f" of anchor {comparison.anchor}"
     beside = side_by_side_text(comparison)
-    yield f"{figure_text(comparison.now, metric=name)}, {signed_percent(comparison.delta_pct)} against {then}{beside}"
+    change = change_text(comparison.delta_pct, metric=name)
+    yield f"{figure_text(comparison.now, metric=name)}, {change} against {then}{beside}"
     if comparison.slow_steps_loss_pct is not None:
         yield f"{comparison.slow_steps_loss_pct:.1f}% lost with slow steps counted"
     resolution = resolution_text(comparison)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.layouts.layout import TRAINING_KEYS
 from pytest_nemoperf.pricing.price import MemoryRange, Price
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.metrics import format_number, format_time
+from pytest_nemoperf.report.case_names import names_within, short_names
 from pytest_nemoperf.report.cells import bytes_text, flops_text
 from pytest_nemoperf.report.console import align
+from pytest_nemoperf.report.terminal.case_table import CaseColumn, case_table, name_lines
 from pytest_nemoperf.report.terminal.rollouts import NOT_MODELLED, generation_lines, rollout_facts
 from pytest_nemoperf.results.dry_run import DryRun, PricedCase, SuiteCost
 from pytest_nemoperf.visible import visible_text
 
 _WIDTH = 80  # of redirected output, which has no terminal to ask
+_NAME_INDENT = 4
 _NEUTRAL = {"pp_schedule": "1f1b", "cp_comm": "all_gather", "sequence_parallel": True, "shard_optimizer": False}
 _MEMORY_KINDS = (
     "weights",
@@ -32,7 +35,14 @@ _MEMORY_KINDS = (
 _ONLY_RL = ("reference", "value_model", "generating")
 _UNSTATED_TITLES = {"recompute": "recomputation", "shard_optimizer": "sharding of the optimizer's states"}
 _PUBLISHED_MARK = "published"
-_DRY_RUN_HEADS = ("fits", "memory", "model FLOPs", "bubble", "expected step")
+_DRY_RUN_HEADS = (
+    (("", "fits"), 0),
+    (("", "memory"), 0),
+    (("model", "FLOPs"), 1),
+    (("", "bubble"), 2),
+    (("expected", "step"), 0),
+)
+"""Heading and rank of each column, see CaseColumn."""
 
 
 def render_price(price: Price, *, system_title: str) -> str:
@@ -49,26 +59,54 @@ def render_price(price: Price, *, system_title: str) -> str:
     return visible_text("\n".join(filter(None, parts)))
 
 
-def render_dry_run(dry_run: DryRun, *, written: Sequence[str]) -> str:
-    """Return the report of a dry run: cases above their figures, reasons of the others, written files."""
+def render_dry_run(dry_run: DryRun, *, written: Sequence[str], width: int = _WIDTH, has_ids: bool = False) -> str:
+    """Return the report of a dry run: one line a case, reasons of the others, written files.
+
+    Args:
+        dry_run: The dry run.
+        written: Paths of the reports that were written.
+        width: Columns; only a path or an id may be longer.
+        has_ids: Add the full id of each case.
+    """
+    names = short_names((case.price.plan.case, case.nodeid) for case in dry_run.cases)
+    names = names_within(names, width=width - _NAME_INDENT)
     lines = [f"dry run on {dry_run.system} ({dry_run.system_title}): nothing was launched"]
     if dry_run.changes:
         lines.append(f"cases are changed by --perf-set {dry_run.changes}")
     if dry_run.cases:
-        lines += ["", *_dry_run_table(dry_run.cases)]
+        lines += ["", *_dry_run_table(dry_run.cases, names=names, width=width)]
     lines += _range_lines(dry_run.cases)
-    lines += _unsupported_lines(dry_run.cases)
-    lines += _note_lines(dry_run.cases)
+    lines += _unsupported_lines(dry_run.cases, names=names, width=width)
+    lines += _note_lines(dry_run.cases, names=names)
     if dry_run.not_priced:
         lines += ["", "not priced:"]
     for test in dry_run.not_priced:
         lines.append(f"  {test.nodeid}: {test.reason}")
     if dry_run.cost is not None:
         lines += ["", *_cost_lines(dry_run.cost, cases=dry_run.cases)]
+    if has_ids and names:
+        lines += ["", "case ids:", *[f"  {name}: {case}" for case, name in names.items()]]
     lines.append("")
     for path in written:
         lines.append(f"written: {path}")
-    return visible_text("\n".join(lines)).rstrip()
+    return visible_text("\n".join(_folded(lines, width=width))).rstrip()
+
+
+def _folded(lines: Sequence[str], *, width: int) -> Iterator[str]:
+    """Yield lines folded between words, a continued one indented two columns more than it begins."""
+    for line in lines:
+        indent = " " * (len(line) - len(line.lstrip()))
+        if len(line) <= width:
+            yield line
+            continue
+        yield from textwrap.wrap(
+            line,
+            width,
+            subsequent_indent=f"{indent}  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+            drop_whitespace=True,
+        )
 
 
 def _range_lines(cases: Sequence[PricedCase]) -> Iterator[str]:
@@ -83,29 +121,29 @@ def _range_lines(cases: Sequence[PricedCase]) -> Iterator[str]:
             yield from textwrap.wrap(f"fits ?: {uncounted}", _WIDTH, subsequent_indent="  ")
 
 
-def _unsupported_lines(cases: Sequence[PricedCase]) -> Iterator[str]:
+def _unsupported_lines(cases: Sequence[PricedCase], *, names: Mapping[str, str], width: int) -> Iterator[str]:
     """Yield each reason that cases can't run here, above the cases; nothing if all can."""
     by_reason: dict[str, list[str]] = {}
     for case in cases:
         if case.price.unsupported:
-            by_reason.setdefault(case.price.unsupported, []).append(case.price.plan.case)
+            by_reason.setdefault(case.price.unsupported, []).append(names[case.price.plan.case])
     if by_reason:
         yield ""
         yield "priced, but not runnable here:"
-    for reason, names in by_reason.items():
+    for reason, own in by_reason.items():
         yield f"  {reason}"
-        for name in names:
-            yield f"    {name}"
+        for line in name_lines(own, width=width - _NAME_INDENT):
+            yield f"    {line}"
 
 
-def _note_lines(cases: Sequence[PricedCase]) -> Iterator[str]:
-    """Yield the notes of each case below it; nothing if there are none."""
+def _note_lines(cases: Sequence[PricedCase], *, names: Mapping[str, str]) -> Iterator[str]:
+    """Yield the notes of each case below its name; nothing if there are none."""
     noted = [case.price.plan for case in cases if case.price.plan.notes]
     if noted:
         yield ""
         yield "notes:"
     for plan in noted:
-        yield f"  {plan.case}"
+        yield f"  {names[plan.case]}"
         for note in plan.notes:
             yield f"    {note}"
 
@@ -313,15 +351,14 @@ def _time_facts(price: Price) -> Iterator[tuple[str, str]]:
         )
 
 
-def _dry_run_table(cases: Sequence[PricedCase]) -> Iterator[str]:
-    rows: list[tuple[str, ...]] = [_DRY_RUN_HEADS]
-    for case in cases:
-        rows.append(_dry_run_row(case.price))
-    head, *lines = align(rows, num_left=1)
-    yield f"  {head}"
-    for case, line in zip(cases, lines, strict=True):
-        yield case.price.plan.case
-        yield f"  {line}"
+def _dry_run_table(cases: Sequence[PricedCase], *, names: Mapping[str, str], width: int) -> Iterator[str]:
+    cells = zip(*[_dry_run_row(case.price) for case in cases], strict=True)
+    columns = []
+    for (heading, rank), own in zip(_DRY_RUN_HEADS, cells, strict=True):
+        columns.append(CaseColumn(heading=heading, cells=own, rank=rank, is_text=heading[1] == "fits"))
+    table = case_table([case.price.plan.case for case in cases], names=names, columns=columns, width=width)
+    yield from table.head
+    yield from table.rows
 
 
 def _dry_run_row(price: Price) -> tuple[str, ...]:

@@ -6,24 +6,27 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from pytest_nemoperf.errors import count_text
-from pytest_nemoperf.measure.measurement import Run, median_over_runs, median_phases
+from pytest_nemoperf.measure.figures import figure_over_runs, phases_over_runs
+from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.pricing.price import Price
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.recipes.rl import RL
-from pytest_nemoperf.records.metrics import RL_METRICS, Metric, format_time
+from pytest_nemoperf.records.metrics import RL_METRICS, Metric, format_number
 from pytest_nemoperf.report.cells import bytes_text, signed_percent
 
-_PHASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+PHASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "generation": ("generation",),
-        "exposed": ("exposed_generation",),
-        "logprobs": ("policy_logprobs", "reference_logprobs"),
+        "exposed generation": ("exposed_generation",),
+        "log-probabilities": ("policy_logprobs", "reference_logprobs"),
         "training": ("training",),
         "refit": ("refit",),
     }
 )
-PHASE_HEADINGS = tuple(_PHASES)
-"""Parts of a step: ``generation`` is timed on the generating ranks, ``exposed`` is the wait of the training ranks."""
+"""Parts of a step: ``generation`` is timed on the generating ranks, the wait for it on the training ranks.
+
+Phases of the training ranks come before those of the generating ranks.
+"""
 
 NOT_MODELLED = """\
 not in these figures: log-probability and generation passes (their FLOPs and
@@ -38,12 +41,11 @@ def rollout_facts(plan: Plan, *, rl: RL) -> Iterator[tuple[str, str]]:
     generation = plan.layout.generation
     if generation is not None:
         replicas = count_text(generation.dp, "replica")
-        ranks = "the same ranks" if generation.is_colocated else f"{generation.gpus} ranks of its own"
+        ranks = "the same ranks" if generation.is_colocated else f"{count_text(generation.gpus, 'rank')} of its own"
         yield "generation", f"{rl.generator}, {ranks}, {replicas} of tp={generation.tp}, pp={generation.pp}"
-    yield (
-        "samples per step",
-        f"{rl.num_samples} ({rl.num_prompts_per_step} prompts x {rl.num_generations_per_prompt} responses)",
-    )
+    prompts = count_text(rl.num_prompts_per_step, "prompt")
+    responses = count_text(rl.num_generations_per_prompt, "response")
+    yield "samples per step", f"{rl.num_samples} ({prompts} x {responses})"
     yield "lengths", f"prompts {_prompts_text(rl)}, responses {_responses_text(rl)}"
     if rl.max_staleness:
         yield "steps off policy", f"{rl.max_staleness} at most"
@@ -85,40 +87,38 @@ def compare_rollouts(
     for metric in RL_METRICS:
         if metric.name in judged:
             continue
-        then_value = median_over_runs(baseline, metric=metric.name)
-        now_value = median_over_runs(now, metric=metric.name)
+        then_value = figure_over_runs(baseline, metric=metric.name)
+        now_value = figure_over_runs(now, metric=metric.name)
         if then_value is not None or now_value is not None:
             delta = _delta_text(metric, then=then_value, now=now_value)
-            rows.append((metric.label, _value_text(metric, then_value), _value_text(metric, now_value), delta))
+            rows.append((_label(metric), _value_text(metric, then_value), _value_text(metric, now_value), delta))
     return rows
 
 
-def phase_cells(now: Sequence[Run], *, baseline: Sequence[Run]) -> list[str]:
-    """Return a step's times under PHASE_HEADINGS, with the change against a baseline if there is one."""
-    after = _phases(now)
-    before = _phases(baseline)
-    cells = []
-    for names in _PHASES.values():
-        seconds = then = 0.0
-        for name in names:
-            seconds += after.get(name, 0.0)
-            then += before.get(name, 0.0)
-        if not seconds:
-            cells.append("-")
-        elif then:
-            cells.append(f"{format_time(seconds)} {signed_percent(100.0 * (seconds - then) / then)}")
-        else:
-            cells.append(format_time(seconds))
-    return cells
+def phase_times(runs: Sequence[Run]) -> dict[str, float]:
+    """Return seconds of a step under PHASES, without those that took none."""
+    seconds = {**phases_over_runs(runs, group="generation"), **phases_over_runs(runs)}
+    times = {}
+    for phase, names in PHASES.items():
+        total = sum(seconds.get(name, 0.0) for name in names)
+        if total:
+            times[phase] = total
+    return times
 
 
-def _phases(runs: Sequence[Run]) -> dict[str, float]:
-    """Return median seconds by phase; those of the generating ranks for phases that training ranks do not have."""
-    return {**median_phases(runs, group="generation"), **median_phases(runs)}
+def _label(metric: Metric) -> str:
+    """Return the label with the unit of its values; times have theirs beside them."""
+    if metric.unit in ("", "s", metric.label):
+        return metric.label
+    return f"{metric.label} ({metric.unit})"
 
 
 def _value_text(metric: Metric, value: float | None) -> str:
-    return "-" if value is None else metric.format(value)
+    if value is None:
+        return "-"
+    if metric.unit == "s":
+        return metric.format(value)
+    return format_number(value, digits=metric.digits)
 
 
 def _delta_text(metric: Metric, *, then: float | None, now: float | None) -> str:

@@ -20,7 +20,7 @@ _GAP = "  "
 _INDENT = 2
 _NOT_A_DETAIL = ("case", "of", "from")
 _TO_BE_COPIED = ("command", "source", "url")
-_SPREAD = "medians over the runs; spread is (max - min) / median of tokens/sec/GPU, or of the time of a call"
+_SPREAD = "figures over the runs; spread is (max - min) / median of tokens/sec/GPU, or of the time of a call"
 _PUBLISHED = "published figures are one value each, as printed: no spread"
 
 

@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.errors import count_text
-from pytest_nemoperf.measure.measurement import Run
-from pytest_nemoperf.records.metrics import (
-    CALL_SUMMARY,
-    JUDGED,
-    METRICS,
-    PRETRAIN_SUMMARY,
-    RL_SUMMARY,
-    TFLOPS_PER_SEC_PER_GPU,
-    TIME_PER_CALL_SEC,
-    Metric,
-    format_number,
-    format_time,
-)
-from pytest_nemoperf.report.cells import (
-    case_value,
-    commit_text,
-    deciding_comparison,
-    earlier_text,
-    elapsed_text,
-    signed_percent,
-    verdict_word,
-)
+from pytest_nemoperf.records.metrics import CALL_SUMMARY, PRETRAIN_SUMMARY, RL_SUMMARY, TIME_PER_CALL_SEC, Metric
+from pytest_nemoperf.report.case_names import names_within, short_names
+from pytest_nemoperf.report.cells import commit_text, elapsed_text, verdict_word
 from pytest_nemoperf.report.console import (
     ALARM,
     QUIET,
-    align,
     indented,
     injection_banner,
     section,
@@ -40,28 +20,26 @@ from pytest_nemoperf.report.console import (
     styled,
     to_text,
     unfolded,
+    whole_lines,
 )
 from pytest_nemoperf.report.resolution import loose_texts
 from pytest_nemoperf.report.stored import pruned_parts, stored_parts, unasked_parts
 from pytest_nemoperf.report.terminal.ab import ab_parts
+from pytest_nemoperf.report.terminal.case_columns import ANCHOR_MARK, figure_columns, phase_columns, verdict_column
+from pytest_nemoperf.report.terminal.case_table import case_table
 from pytest_nemoperf.report.terminal.frameworks import framework_parts
-from pytest_nemoperf.report.terminal.rollouts import PHASE_HEADINGS, phase_cells
+from pytest_nemoperf.report.terminal.reasons import reason_parts
 from pytest_nemoperf.results.cases import CaseReport, CaseResult, SessionResults
 from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_HINTS: Mapping[VerdictKind, str] = {
-    VerdictKind.NO_BASELINE: "--update-baselines stores this session's runs",
-    VerdictKind.NOT_COMPARABLE: "--update-baselines replaces what is stored",
-    VerdictKind.INCONCLUSIVE: "its baseline stays as it is; --perf-accept-regression replaces it",
-    VerdictKind.IMPROVED: "the baseline is loose now; --update-baselines keeps the gain",
-}
-
-_REPLAY_HINTS: Mapping[VerdictKind, str] = {
-    VerdictKind.NO_BASELINE: "a replay stores nothing; --perf-baselines=DIR judges by the baselines of another folder",
-}
+_BESIDE_NAME = 20
+"""Columns for a verdict before a name that is too long for the terminal."""
+_MIN_NAME = 20
+_CHANGE_MEANING = "change from {}: + is better for tokens/s, - for time and memory"
+_ANCHOR_MEANING = f"{ANCHOR_MARK} change from the baseline's anchor"
 
 
 def render_summary(
@@ -71,6 +49,7 @@ def render_summary(
     width: int,
     color: bool,
     written: Sequence[str] = (),
+    has_ids: bool = False,
 ) -> str:
     """Return the summary of a session.
 
@@ -80,13 +59,17 @@ def render_summary(
         width: Columns; only a path may be longer.
         color: Whether to use terminal colours.
         written: Paths of the reports that were written.
+        has_ids: Add the full id of each case.
     """
-    return to_text(_parts(results, reports=reports, width=width, written=written), width=width, color=color)
+    parts = _parts(results, reports=reports, width=width, written=written, has_ids=has_ids)
+    return to_text(parts, width=width, color=color)
 
 
 def _parts(
-    results: SessionResults, *, reports: Sequence[CaseReport], width: int, written: Sequence[str]
+    results: SessionResults, *, reports: Sequence[CaseReport], width: int, written: Sequence[str], has_ids: bool
 ) -> Iterator[RenderableType]:
+    names = short_names((case.verdict.case, case.nodeid) for case in results.cases)
+    names = names_within(names, width=max(width - _BESIDE_NAME, _MIN_NAME))
     if results.inject_pct:
         yield injection_banner(results.inject_pct, width=width)
     if results.replay_of:
@@ -94,23 +77,18 @@ def _parts(
     yield _origin(results)
     if results.git_problem:
         yield indented(f"git can't tell what was measured: {results.git_problem}")
-    for headings, cells_of in (
-        (_headings(PRETRAIN_SUMMARY), _step_cells),
-        (_headings(RL_SUMMARY), _rl_cells),
-        (PHASE_HEADINGS, _phase_cells),
-        (_headings(CALL_SUMMARY), _call_cells),
-    ):
-        own = [report for report in reports if cells_of in _tables_of(report.result)]
-        if own:
-            yield ""
-            yield from _table(own, headings=headings, cells_of=cells_of, width=width)
+    yield from _tables(reports, names=names, width=width)
     yield ""
     yield from _counts(results)
-    yield from _reasons(results)
+    yield from reason_parts(results, names=names, width=width)
     yield from _loose(results.cases)
-    yield from ab_parts(results.cases)
+    yield from ab_parts(results.cases, names=names)
     yield from framework_parts(results.by_framework, width=width)
     yield from _not_run(results)
+    if has_ids:
+        yield section("case ids")
+        for case in names:
+            yield unfolded(case if names[case] == case else f"{names[case]}: {case}")
     yield from stored_parts(reports)
     yield from pruned_parts(results.pruned)
     yield from unasked_parts(results.unasked)
@@ -128,110 +106,66 @@ def _origin(results: SessionResults) -> str:
     return f"{results.system_title}, {results.provenance.device}: {cases} in {took}, {commit_text(results.provenance)}"
 
 
-def _tables_of(case: CaseResult) -> tuple[Callable[[CaseReport], list[str]], ...]:
-    """Return the functions that make a case's cells in its tables."""
-    if any(TIME_PER_CALL_SEC.name in run.metrics for run in case.measurement.runs):
-        return (_call_cells,)
-    if "rl" in case.measurement.workload:
-        return (_rl_cells, _phase_cells)
-    return (_step_cells,)
-
-
-def _headings(metrics: Sequence[Metric]) -> list[str]:
-    headings = []
-    for metric in metrics:
-        headings.append(metric.column or metric.label)
-        if _has_delta(metric):
-            headings.append("delta")
-    return headings
-
-
-def _figure_cells(case: CaseResult, *, metrics: Sequence[Metric]) -> list[str]:
-    cells = []
-    for metric in metrics:
-        cells.append(_value(case, metric=metric.name))
-        if _has_delta(metric):
-            cells.append(_delta(case, metric=metric.name))
-    return cells
-
-
-def _has_delta(metric: Metric) -> bool:
-    """Return whether a column of changes follows: of judged metrics, but TFLOP/s, which change as tokens/s do."""
-    return metric in JUDGED and metric is not TFLOPS_PER_SEC_PER_GPU
-
-
-def _step_cells(report: CaseReport) -> list[str]:
-    return _figure_cells(report.result, metrics=PRETRAIN_SUMMARY)
-
-
-def _rl_cells(report: CaseReport) -> list[str]:
-    return _figure_cells(report.result, metrics=RL_SUMMARY)
-
-
-def _call_cells(report: CaseReport) -> list[str]:
-    return _figure_cells(report.result, metrics=CALL_SUMMARY)
-
-
-def _phase_cells(report: CaseReport) -> list[str]:
-    """Return times by phase, without those of an invalid case or of a baseline that does not compare."""
-    case = report.result
-    runs: Sequence[Run] = ()
-    if case.verdict.kind is not VerdictKind.INVALID:
-        runs = case.measurement.runs
-    then: Sequence[Run] = ()
-    if report.baseline is not None and case.verdict.comparisons:
-        then = report.baseline.runs
-    return phase_cells(runs, baseline=then)
-
-
-def _value(case: CaseResult, *, metric: str) -> str:
-    value = case_value(case, metric=metric)
-    if value is None or case.verdict.kind is VerdictKind.INVALID:
-        return "-"
-    return format_time(value) if METRICS[metric].unit == "s" else format_number(value)
-
-
-def _delta(case: CaseResult, *, metric: str) -> str:
-    """Return the change that the verdict rests on; against the anchor if only that one has the verdict's kind."""
-    own = [comparison for comparison in case.verdict.comparisons if comparison.metric == metric]
-    shown = deciding_comparison(own, kind=case.verdict.kind)
-    if shown is None:
-        return "-"
-    delta = signed_percent(shown.delta_pct)
-    return f"{delta} anchor" if shown.anchor else delta
-
-
-def _table(
-    reports: Sequence[CaseReport],
-    *,
-    headings: Sequence[str],
-    cells_of: Callable[[CaseReport], list[str]],
-    width: int,
-) -> Iterator[RenderableType]:
-    """Yield one line per case; if that is too wide, the case id above its figures, so that it is never cut."""
-    wide = [["verdict", "case", *headings]]
-    narrow = [["verdict", *headings]]
+def _tables(reports: Sequence[CaseReport], *, names: Mapping[str, str], width: int) -> Iterator[RenderableType]:
+    """Yield a table of each kind of case with one line a case, the phases of reinforcement learning, and notes."""
+    kinds: dict[tuple[Metric, ...], list[CaseReport]] = {}
+    tables: tuple[tuple[Metric, ...], ...] = (PRETRAIN_SUMMARY, RL_SUMMARY, CALL_SUMMARY)
+    for metrics in tables:
+        kinds[metrics] = [report for report in reports if _metrics_of(report.result) is metrics]
+    has_changes = False
+    for metrics, own in kinds.items():
+        if own:
+            yield ""
+            cases = [report.result for report in own]
+            yield from _case_lines(cases, names=names, metrics=metrics, width=width)
+            has_changes |= any(case.verdict.comparisons for case in cases)
+        if metrics is RL_SUMMARY:
+            yield from _phase_lines(own, names=names, width=width)
+    if has_changes:
+        yield styled((_CHANGE_MEANING.format(_other_side(reports)), QUIET))
     for report in reports:
-        word = verdict_word(report.result)
-        cells = cells_of(report)
-        wide.append([word, report.result.verdict.case, *cells])
-        narrow.append([word, *cells])
-    head, *lines = align(wide, num_left=2)
-    if len(head) <= width:
-        yield styled((head, QUIET))
-        for line, report in zip(lines, reports, strict=True):
-            yield _verdict_line(line, case=report.result)
-        return
-    head, *lines = align(narrow, num_left=1)
-    yield indented(styled((head, QUIET)))
-    for line, report in zip(lines, reports, strict=True):
-        yield report.result.verdict.case
-        yield indented(_verdict_line(line, case=report.result))
+        if any(each.anchor and each.kind is report.result.verdict.kind for each in report.result.verdict.comparisons):
+            yield styled((_ANCHOR_MEANING, QUIET))
+            return
 
 
-def _verdict_line(line: str, *, case: CaseResult) -> RenderableType:
-    length = len(verdict_word(case))
-    return styled((line[:length], style_of(case.verdict.kind)), line[length:])
+def _other_side(reports: Sequence[CaseReport]) -> str:
+    """Return the name of what cases are compared with."""
+    if any(report.result.ab is not None for report in reports):
+        return "old"
+    if any(report.result.published is not None for report in reports):
+        return "the published value"
+    return "the baseline"
+
+
+def _metrics_of(case: CaseResult) -> tuple[Metric, ...]:
+    if any(TIME_PER_CALL_SEC.name in run.metrics for run in case.measurement.runs):
+        return CALL_SUMMARY
+    if "rl" in case.measurement.workload:
+        return RL_SUMMARY
+    return PRETRAIN_SUMMARY
+
+
+def _case_lines(
+    cases: Sequence[CaseResult], *, names: Mapping[str, str], metrics: Sequence[Metric], width: int
+) -> Iterator[RenderableType]:
+    ids = [case.verdict.case for case in cases]
+    columns = [verdict_column(cases), *figure_columns(cases, metrics=metrics)]
+    table = case_table(ids, names=names, columns=columns, width=width)
+    yield from [styled((line, QUIET)) for line in table.head]
+    start = table.name_width
+    for case, row in zip(cases, table.rows, strict=True):
+        end = start + len(verdict_word(case))
+        yield whole_lines([(row[:start], ""), (row[start:end], style_of(case.verdict.kind)), (f"{row[end:]}\n", "")])
+
+
+def _phase_lines(reports: Sequence[CaseReport], *, names: Mapping[str, str], width: int) -> Iterator[RenderableType]:
+    rows, columns = phase_columns(reports)
+    if rows:
+        table = case_table(rows, names=names, columns=columns, width=width)
+        yield ""
+        yield from [styled((line, QUIET)) for line in table.head]
+        yield whole_lines([(f"{row}\n", "") for row in table.rows])
 
 
 def _counts(results: SessionResults) -> Iterator[RenderableType]:
@@ -261,38 +195,6 @@ def _counts(results: SessionResults) -> Iterator[RenderableType]:
         yield f"{num_published} of {len(results.cases)} judged by a published value; nothing is stored"
     if num_local:
         yield f"{num_local} of {len(results.cases)} judged by this machine's own records, not by committed baselines"
-
-
-def _reasons(results: SessionResults) -> Iterator[RenderableType]:
-    """Yield the cases with the same reasons above these; a failing case has its own report elsewhere."""
-    hints = _HINTS
-    if results.against == "published":
-        hints = {VerdictKind.NO_BASELINE: f"nemoperf show published:{results.system} lists the rows of this system"}
-    elif results.replay_of:
-        hints = _REPLAY_HINTS
-    groups: dict[tuple[VerdictKind, tuple[str, ...]], list[str]] = {}
-    for case in results.cases:
-        is_plain = case.verdict.kind is VerdictKind.PASSED and not case.had_other_verdicts
-        has_reasons = not is_plain or case.verdict.reasons or case.waiver_note
-        if has_reasons and not case.is_failure:
-            groups.setdefault((case.verdict.kind, _reasons_of(case, hints=hints)), []).append(case.verdict.case)
-    for (kind, reasons), ids in groups.items():
-        yield ""
-        for name in ids:
-            yield styled((kind.value, style_of(kind)), f" {name}")
-        for reason in reasons:
-            yield unfolded(reason) if reason.startswith("https://") else indented(reason)
-
-
-def _reasons_of(case: CaseResult, *, hints: Mapping[VerdictKind, str]) -> tuple[str, ...]:
-    reasons = list(filter(None, (case.waived, case.waiver_note, earlier_text(case))))
-    reasons += case.verdict.reasons
-    if case.accepted_reason:
-        reasons.append(f"accepted: {case.accepted_reason}")
-    hint = hints.get(case.verdict.kind)
-    if hint and not case.stored_path and not case.measurement.inject_pct and case.ab is None:
-        reasons.append(hint)
-    return tuple(reasons)
 
 
 def _loose(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
-from pytest_nemoperf.measure.measurement import Run, median_over_runs
+from pytest_nemoperf.errors import count_text
+from pytest_nemoperf.measure.figures import figure_over_runs
+from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.measure.stragglers import (
     MARGIN_PCT,
     Straggler,
@@ -154,7 +156,7 @@ def _straggler_text(straggler: Straggler, *, num_runs: int, is_explained: bool) 
             loss = f"worked {straggler.excess_pct:.0f}% longer than the others"
         case StragglerEvidence.CLOCK:
             loss = f"had {straggler.excess_pct:.0f}% less of a GPU clock than the others"
-    text = f"{subject} {loss}, which wait for it (in {straggler.num_runs} of {num_runs} runs)"
+    text = f"{subject} {loss}, which wait for it (in {straggler.num_runs} of {count_text(num_runs, 'run')})"
     if is_explained:
         return f"{text}: the node, not the code"
     return f"{text}; that is not all of the loss"
@@ -162,8 +164,8 @@ def _straggler_text(straggler: Straggler, *, num_runs: int, is_explained: bool) 
 
 def _explains_loss(straggler: Straggler, *, runs: tuple[Run, ...], baseline: DecidingBaseline) -> bool:
     """Return whether the straggler's excess is at least half of the step's loss."""
-    before = median_over_runs(baseline.runs, metric=STEP_TIME_SEC.name)
-    after = median_over_runs(runs, metric=STEP_TIME_SEC.name)
+    before = figure_over_runs(baseline.runs, metric=STEP_TIME_SEC.name)
+    after = figure_over_runs(runs, metric=STEP_TIME_SEC.name)
     if before is None or after is None or after <= before:
         return False
     return straggler.excess_pct / 100 * before >= _MIN_EXPLAINED_SHARE * (after - before)
