@@ -32,6 +32,7 @@ _OPENED = ("/dev/fd/", "/dev/stdin", "/proc/")
 _OPENING = b"[{"
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_HALF_CHARACTER_MARKS = (b"\\ud", b"\\uD", b"\xed")
 _HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 _LONG_NUMBER = re.compile(rb"[0-9]{19}|[0-9.][eE]\+?[0-9]{3}")
 """Numbers that may have more than 64 bits, or be beyond what a float holds."""
@@ -247,7 +248,7 @@ def parse_json(text: str | bytes) -> Any:
         data = json.loads(text, object_pairs_hook=_unique_keys, **numbers)
     except (json.JSONDecodeError, UnicodeDecodeError) as exc:
         raise ValueError(f"not JSON: {exc}") from None
-    if _HALF_CHARACTER.search(raw):
+    if any(mark in raw for mark in _HALF_CHARACTER_MARKS) and _HALF_CHARACTER.search(raw):
         try:
             json.dumps(data, ensure_ascii=False).encode()
         except UnicodeEncodeError:

@@ -138,6 +138,8 @@ def _unknown_keys(built: Any, *, data: Any, path: str) -> Iterator[tuple[str, st
     if names is None:
         if isinstance(built, Mapping):
             for key, value in built.items():
+                if type(value) in _PLAIN:
+                    continue
                 yield from _unknown_keys(value, data=data[key], path=f"{path}.{key}")
         return
     for key, value in data.items():
@@ -152,7 +154,7 @@ def _unknown_keys(built: Any, *, data: Any, path: str) -> Iterator[tuple[str, st
 def _keys_beside_schema(
     schema: Mapping[str, Any], *, data: Any, path: str, definitions: Mapping[str, Any]
 ) -> Iterator[tuple[str, str, Iterable[str]]]:
-    """Yield what _unknown_keys yields, of data that the dataclass can't be built from; by its generated schema."""
+    """Yield unknown keys as _unknown_keys does, by the generated schema: no dataclass can be built from the data."""
     while "$ref" in schema:
         schema = definitions[schema["$ref"].rpartition("/")[2]]
     if isinstance(data, dict):
