@@ -132,7 +132,8 @@ def _unknown_keys(built: Any, *, data: Any, path: str) -> Iterator[tuple[str, st
         return
     if isinstance(built, (list, tuple)):
         for index, (each, of) in enumerate(zip(built, data, strict=True)):
-            yield from _unknown_keys(each, data=of, path=f"{path}[{index}]")
+            if type(of) not in _PLAIN:
+                yield from _unknown_keys(each, data=of, path=f"{path}[{index}]")
         return
     names = _field_names(built.__class__)
     if names is None:
