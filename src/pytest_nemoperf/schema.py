@@ -132,12 +132,15 @@ def _unknown_keys(built: Any, *, data: Any, path: str) -> Iterator[tuple[str, st
         return
     if isinstance(built, (list, tuple)):
         for index, (each, of) in enumerate(zip(built, data, strict=True)):
-            yield from _unknown_keys(each, data=of, path=f"{path}[{index}]")
+            if type(of) not in _PLAIN:
+                yield from _unknown_keys(each, data=of, path=f"{path}[{index}]")
         return
     names = _field_names(built.__class__)
     if names is None:
         if isinstance(built, Mapping):
             for key, value in built.items():
+                if type(value) in _PLAIN:
+                    continue
                 yield from _unknown_keys(value, data=data[key], path=f"{path}.{key}")
         return
     for key, value in data.items():
@@ -152,7 +155,7 @@ def _unknown_keys(built: Any, *, data: Any, path: str) -> Iterator[tuple[str, st
 def _keys_beside_schema(
     schema: Mapping[str, Any], *, data: Any, path: str, definitions: Mapping[str, Any]
 ) -> Iterator[tuple[str, str, Iterable[str]]]:
-    """Yield what _unknown_keys yields, of data that the dataclass can't be built from; by its generated schema."""
+    """Yield unknown keys as _unknown_keys does, by the generated schema: no dataclass can be built from the data."""
     while "$ref" in schema:
         schema = definitions[schema["$ref"].rpartition("/")[2]]
     if isinstance(data, dict):

@@ -91,7 +91,7 @@ def test_a_waiver_needs_the_day_of_its_session(
     code = judge("--baseline", baseline, tmp_path / "now")
 
     assert code == 2
-    assert "provenance.date: Invalid isoformat string: 'yesterday'; copy the file again" in capsys.readouterr().err
+    assert "provenance.date: 'yesterday' is no date; write e.g. 2026" in capsys.readouterr().err
 
 
 def test_a_loss_that_failed_the_session_fails_the_command(

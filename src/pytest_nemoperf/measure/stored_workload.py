@@ -60,7 +60,7 @@ def is_in_process(workload: Mapping[str, Any]) -> bool:
 
 
 def check_workload(workload: Mapping[str, Any], *, place: str) -> None:
-    """Check the values of a stored workload by its kind; what is compared only may have any.
+    """Check the values of a stored workload by its kind; other keys are compared only.
 
     Args:
         workload: As stored.

@@ -1,4 +1,4 @@
-"""Ranges of figures in files: what lies outside is refused when a file is read, with its JSON path.
+"""Ranges of figures in files; a figure outside is refused when a file is read, with its JSON path.
 
 The shipped schemas hold them as well. NaN and Infinity are in none of them.
 """
