@@ -61,7 +61,7 @@ def test_no_value_of_any_field_is_more_than_a_broken_rule(base: Any) -> None:
             try:
                 replace(base, **{field.name: value})
             except NemoPerfError as error:
-                assert len(str(error)) < 1_000  # noqa: PT017 (most values are refused, some are right)
+                assert len(str(error)) < 2_000  # noqa: PT017 (most values are refused, some are right)
 
 
 @pytest.mark.parametrize("name", ["llama3-8b", "deepseek-v3", "deepseek-v4-flash", "nemotron-h-56b"])
@@ -72,7 +72,7 @@ def test_no_value_of_a_model_is_more_than_a_broken_rule(name: str) -> None:
             try:
                 replace(model, **{field.name: value})
             except NemoPerfError as error:
-                assert len(str(error)) < 1_000  # noqa: PT017 (as above)
+                assert len(str(error)) < 2_000  # noqa: PT017 (as above)
 
 
 @pytest.mark.parametrize("model", model_catalog().values(), ids=lambda model: str(model.name))
@@ -123,9 +123,9 @@ def test_flops_of_a_length_beyond_reason_are_not_counted() -> None:
         (-(10**40), "-10**40"),
         (10**5_000, "10**5000"),
         ([10**5_000], "a list"),
-        ("x" * 99, f"'{'x' * 59} ..."),
+        ("x" * 99, f"'{59 * 'x'} ..."),
     ],
-    ids=["small", "negative", "huge", "huge inside", "long"],
+    ids=["small", "huge", "huge inside", "long"],
 )
 def test_any_value_is_shown_in_short(value: object, text: str) -> None:
     assert shown(value) == text
