@@ -33,7 +33,7 @@ PARTS = (CompressedAttention, GatedDeltaNet, HyperConnections, MLA, Mamba, MoE, 
 CHECKED = (*PARTS, ABTurn, Algorithm, GenerationLayout, Layout, ModelConfig, Plan, RL, Recipe)
 ROLLOUTS = RL(num_prompts_per_step=4, num_generations_per_prompt=2, prompt_len=16, max_response_len=32)
 RECIPE = Recipe(model="llama-tiny", layouts={"cpu": Layout(gpus=1)}, seq_len=64, global_batch_size=8, rl=ROLLOUTS)
-WRONG = (
+WRONG: tuple[object, ...] = (
     *(None, True, 0, -1, 10**30, -(10**30), 10**5_000, 2**63, 1.5, 1e308, 5e-324, float("nan"), float("inf")),
     *("", "x", "a\0b", "x" * 5_000, b"x", [], [1], [[]], (1,), {}, {"a": 1}, {1: 2}, {"cpu": 1}, {"cpu": {"tp": 2}}),
     *({1}, object(), ..., [None], {"a": None}, ["python x.py"]),
@@ -66,7 +66,7 @@ def test_no_value_of_any_field_is_more_than_a_broken_rule(base: Any) -> None:
 
 @pytest.mark.parametrize("name", ["llama3-8b", "deepseek-v3", "deepseek-v4-flash", "nemotron-h-56b"])
 def test_no_value_of_a_model_is_more_than_a_broken_rule(name: str) -> None:
-    model = find_model(name)
+    model: Any = find_model(name)
     for field in fields(model):
         for value in WRONG:
             try:
@@ -125,7 +125,7 @@ def test_flops_of_a_length_beyond_reason_are_not_counted() -> None:
         ([10**5_000], "a list"),
         ("x" * 99, f"'{59 * 'x'} ..."),
     ],
-    ids=["small", "huge", "huge inside", "long"],
+    ids=["small", "negative", "huge", "inside", "long"],
 )
 def test_any_value_is_shown_in_short(value: object, text: str) -> None:
     assert shown(value) == text
