@@ -49,7 +49,7 @@ SECONDS: Final = Bound(least=_TINY, most=10**8, why="that is three years")
 SHARES: Final = Bound(most=1e15, why="factors and rates lie around 1")
 FACTORS: Final = Bound(least=_TINY, most=1e15, why=SHARES.why)
 WORDS: Final = Bound(least=-(2**63), most=2**64 - 1, why="integers have 64 bits in files and in random generators")
-_AMOUNTS: Final = Bound(most=1e40, why="a step of the largest published runs takes some 1e22 FLOPs")
+_AMOUNTS: Final = Bound(least=_TINY, most=1e40, why="a step of the largest published runs takes some 1e22 FLOPs")
 
 
 def _optional(bound: Bound) -> Bound:
@@ -64,6 +64,7 @@ BOUNDS: Final[Mapping[str, Bound]] = MappingProxyType(
             ("num_dense_layers", "num_hash_layers", "full_attention_interval", "nope_interval"), _optional(LAYERS)
         ),
         "mtp_num_layers": DEPTHS,
+        "inject_pct": SHARES,
         **dict.fromkeys(
             (
                 "ffn_hidden_size",
@@ -132,7 +133,7 @@ BOUNDS: Final[Mapping[str, Bound]] = MappingProxyType(
         "timeout_sec": SECONDS,
         "seed": WORDS,
         **dict.fromkeys(
-            ("tokens_per_step", "flops_per_token", "min_flops_per_token", "most_tflops", "peak_tflops", "inject_pct"),
+            ("tokens_per_step", "flops_per_token", "min_flops_per_token", "most_tflops", "peak_tflops"),
             _AMOUNTS,
         ),
         **dict.fromkeys(
@@ -200,7 +201,7 @@ def check_fields(part: Any, *, subject: str = "", of: str = "") -> None:
 
 
 def field_problems(part: Any, *, of: str = "") -> Iterator[str]:
-    """Yield what check_fields raises."""
+    """Yield the message of each broken rule; see check_fields."""
     dataclass: type = type(part)
     for name, kind in _kinds(dataclass).items():
         yield from _problems(getattr(part, name), kind, name=name, bound=BOUNDS.get(name), of=of)
