@@ -39,15 +39,17 @@ DEPTHS: Final = Bound(most=100, why="published models predict up to 3 further to
 SIZES: Final = Bound(least=1, most=10**9, why="the largest published size is a vocabulary of 262,208")
 COUNTS: Final = Bound(least=1, most=10**6, why="published models have up to 512 experts and 256 heads")
 TOKENS: Final = Bound(least=1, most=10**9, why="the longest published context has 10,000,000 tokens")
+RUN_TOKENS: Final = Bound(least=1, most=10**18, why="the longest published runs take some 4e13 tokens")
 RANKS: Final = Bound(least=1, most=10**7, why="the largest known machines have some 100,000 GPUs")
 SEQUENCES: Final = Bound(least=1, most=10**8, why="published batches have up to some 10,000 sequences")
 SAMPLES: Final = Bound(least=1, most=20_000, why="published steps have up to 2,048 samples")
 STEPS: Final = Bound(least=1, most=10**6, why="a performance test has some 10 steps")
+RUNS: Final = Bound(least=1, most=1_000, why="5 launches make a baseline")
 SECONDS: Final = Bound(least=_TINY, most=10**8, why="that is three years")
 SHARES: Final = Bound(most=1e15, why="factors and rates lie around 1")
 FACTORS: Final = Bound(least=_TINY, most=1e15, why=SHARES.why)
 WORDS: Final = Bound(least=-(2**63), most=2**64 - 1, why="integers have 64 bits in files and in random generators")
-_AMOUNTS: Final = Bound(most=1e40, why="a step of the largest published runs takes some 1e22 FLOPs")
+_AMOUNTS: Final = Bound(least=_TINY, most=1e40, why="a step of the largest published runs takes some 1e22 FLOPs")
 
 
 def _optional(bound: Bound) -> Bound:
@@ -62,6 +64,7 @@ BOUNDS: Final[Mapping[str, Bound]] = MappingProxyType(
             ("num_dense_layers", "num_hash_layers", "full_attention_interval", "nope_interval"), _optional(LAYERS)
         ),
         "mtp_num_layers": DEPTHS,
+        "inject_pct": SHARES,
         **dict.fromkeys(
             (
                 "ffn_hidden_size",
@@ -119,7 +122,9 @@ BOUNDS: Final[Mapping[str, Bound]] = MappingProxyType(
             TOKENS,
         ),
         **dict.fromkeys(("original_context", "ratios", "seq_len"), _optional(TOKENS)),
-        **dict.fromkeys(("gpus", "tp", "pp", "vp", "cp", "ep", "etp", "dp_replicate", "dp_shard", "num_nodes"), RANKS),
+        **dict.fromkeys(
+            ("gpus", "tp", "pp", "vp", "cp", "ep", "etp", "dp_replicate", "dp_shard", "num_gpus", "num_nodes"), RANKS
+        ),
         **dict.fromkeys(("micro_batch_size", "grad_accum_steps"), SEQUENCES),
         "global_batch_size": _optional(SEQUENCES),
         **dict.fromkeys(("num_prompts_per_step", "num_generations_per_prompt", "max_batch_size"), SAMPLES),
@@ -127,7 +132,10 @@ BOUNDS: Final[Mapping[str, Bound]] = MappingProxyType(
         "max_staleness": _optional(STEPS),
         "timeout_sec": SECONDS,
         "seed": WORDS,
-        **dict.fromkeys(("tokens_per_step", "flops_per_token", "peak_tflops", "inject_pct"), _AMOUNTS),
+        **dict.fromkeys(
+            ("tokens_per_step", "flops_per_token", "min_flops_per_token", "most_tflops", "peak_tflops"),
+            _AMOUNTS,
+        ),
         **dict.fromkeys(
             (
                 "activation_limit",
@@ -193,7 +201,7 @@ def check_fields(part: Any, *, subject: str = "", of: str = "") -> None:
 
 
 def field_problems(part: Any, *, of: str = "") -> Iterator[str]:
-    """Yield what check_fields raises."""
+    """Yield the message of each broken rule; see check_fields."""
     dataclass: type = type(part)
     for name, kind in _kinds(dataclass).items():
         yield from _problems(getattr(part, name), kind, name=name, bound=BOUNDS.get(name), of=of)

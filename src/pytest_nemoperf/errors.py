@@ -125,7 +125,7 @@ def enum_member(kind: type[_E], value: object, *, subject: str) -> _E:
 
 
 def shown(value: object) -> str:
-    """Return a value as messages show it: short, and on one line, whatever it is."""
+    """Return a short text of any value, for messages."""
     if isinstance(value, int) and abs(value) >= _MAX_SHOWN_INT:  # its digits may be more than Python prints
         sign = "-" if value < 0 else ""
         return f"{sign}10**{math.log10(abs(value)):.4g}"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_nemoperf.cli.terminal import write
-from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.errors import RecipeError, shown
 from pytest_nemoperf.flops.conventions import DEFAULT_CONVENTION, find_convention, flops_conventions
 from pytest_nemoperf.flops.count import flops_terms
 from pytest_nemoperf.models.catalog import find_model
@@ -60,7 +60,7 @@ def _parse_seq_lens(text: str) -> list[int]:
     try:
         return [int(item) for item in text.split(",")]
     except ValueError:
-        raise RecipeError(f"--seq-len: {text!r} is not a number or a list of them; write e.g. 4096,8192") from None
+        raise RecipeError(f"--seq-len: {shown(text)} is not a number or a list of them; write e.g. 4096,8192") from None
 
 
 def _flops_text(answer: Mapping[str, Any]) -> str:

@@ -13,7 +13,8 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
-from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.bounds import TOKENS, bound_problem
+from pytest_nemoperf.errors import RecipeError, shown
 from pytest_nemoperf.flops.compressed_attention import CORE, compressed_attention_macs
 from pytest_nemoperf.flops.conventions import FlopsConvention
 from pytest_nemoperf.models.architecture import ModelConfig
@@ -81,7 +82,9 @@ def flops_terms(model: ModelConfig, *, seq_len: int, convention: FlopsConvention
     Terms that the model or the convention lacks are absent.
     """
     if seq_len < 1:
-        raise RecipeError(f"seq_len={seq_len} must be >= 1")
+        raise RecipeError(f"seq_len={shown(seq_len)} must be >= 1")
+    if problem := bound_problem(seq_len, name="seq_len", bound=TOKENS):
+        raise RecipeError(problem)
     macs: dict[str, float] = {}
     for name, term in _macs(model, seq_len=seq_len, convention=convention, tp=tp):
         macs[name] = macs.get(name, 0.0) + term

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
-from pytest_nemoperf.errors import did_you_mean
+from pytest_nemoperf.errors import did_you_mean, shown
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.protocol import Framework
 
@@ -74,7 +74,15 @@ def _frameworks_of(entry: EntryPoint) -> Iterator[Framework]:
         TypeError: If an object is none.
         Exception: Whatever its code raises.
     """
-    made: Any = entry.load()()
+    yield from checked_frameworks(entry.load()())
+
+
+def checked_frameworks(made: object) -> Iterator[Framework]:
+    """Yield the frameworks that code of others made: one, or a list of them.
+
+    Raises:
+        TypeError: If an object is none.
+    """
     items: Sequence[Any] = made if isinstance(made, (list, tuple)) else (made,)
     for item in items:
         missing = [name for name in _METHODS if not callable(getattr(item, name, None))]
@@ -82,7 +90,7 @@ def _frameworks_of(entry: EntryPoint) -> Iterator[Framework]:
         if not isinstance(name, str) or not name:
             missing.insert(0, "name")
         if missing:
-            raise TypeError(f"{item!r} has no {', '.join(missing)}, which a Framework has")
+            raise TypeError(f"{shown(item)} has no {', '.join(missing)}, which a Framework has")
         yield item
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_nemoperf.errors import RecipeError, WaiverError, did_you_mean
+from pytest_nemoperf.bounds import RUNS, bound_problem
+from pytest_nemoperf.errors import RecipeError, WaiverError, did_you_mean, shown
 from pytest_nemoperf.recipes.recipe import check_tolerances
 from pytest_nemoperf.verdict.policy import check_one_of_each
 from pytest_nemoperf.verdict.waivers import Waiver, parse_waiver
@@ -43,7 +44,9 @@ class PerfMark:
         if self.runs is None:
             return None
         if type(self.runs) is not int or self.runs < 1:
-            raise RecipeError(f"marker perf of {self.nodeid}: runs={self.runs!r} must be a whole number >= 1")
+            raise RecipeError(f"marker perf of {self.nodeid}: runs={shown(self.runs)} must be a whole number >= 1")
+        if problem := bound_problem(self.runs, name="runs", bound=RUNS):
+            raise RecipeError(f"marker perf of {self.nodeid}: {problem}")
         return self.runs
 
 
@@ -101,7 +104,12 @@ def _terms(item: pytest.Item) -> tuple[dict[str, float], dict[str, float]]:
             layer: dict[str, float] = {}
             if one in marker.kwargs:
                 layer["all"] = marker.kwargs[one]
-            layer.update(marker.kwargs.get(many, {}))
+            further = marker.kwargs.get(many, {})
+            if not isinstance(further, Mapping):
+                raise RecipeError(
+                    f"{subject}: {many}={shown(further)} must be a dict of percentages by metric, or write {one}=3"
+                )
+            layer.update(further)
             check_tolerances(layer, subject=subject)
             own[one] = layer
         check_one_of_each(own["tolerance"], finds=own["find"], subject=subject)

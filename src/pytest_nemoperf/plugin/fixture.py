@@ -16,6 +16,7 @@ from pytest_nemoperf.errors import (
     UnsupportedError,
     check_flag,
     in_one_line,
+    shown,
 )
 from pytest_nemoperf.measure.expected_records import ExpectedRecords
 from pytest_nemoperf.measure.measurement import Measurement
@@ -84,6 +85,9 @@ class Perf:
         """
         session = self._session
         item = self._item
+        with self._as_outcome():
+            if not isinstance(measurement, Measurement):
+                raise RecipeError(f"compare({shown(measurement)}) needs a Measurement, as perf.run(recipe) returns")
         if session.settings.measure_into is not None:
             with self._as_outcome():
                 session.keep_measurement(measurement, nodeid=item.nodeid)
@@ -167,9 +171,13 @@ class Perf:
         with self._as_outcome():
             if not is_safe_name(name):
                 raise RecipeError(
-                    f"name {name!r} of a loop names a file: use lower-case letters, digits, '.', '_', '-'"
+                    f"name {shown(name)} of a loop names a file: use lower-case letters, digits, '.', '_', '-'"
                 )
             check_flag(has_varying_lengths, subject="has_varying_lengths")
+            if synchronize is not None and not callable(synchronize):
+                raise RecipeError(
+                    f"synchronize={shown(synchronize)} must be a function, e.g. torch.cuda.synchronize, or None"
+                )
             expected = ExpectedRecords(
                 num_gpus=num_gpus,
                 warmup_steps=warmup_steps,

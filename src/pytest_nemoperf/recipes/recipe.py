@@ -179,14 +179,14 @@ class Recipe:
         object.__setattr__(self, "command", _argv(self.command))
         for name, example in (("notes", "('measured on a draft',)"), ("unstated", "('recompute',)")):
             object.__setattr__(self, name, _texts(getattr(self, name), subject=name, example=example))
+        if not self.framework_config:
+            self._check_completeness()
         self._check_required_counts()
         check_fields(self)
         _check_unstated(self.unstated)
         _check_placeholders(self.command)
         for system in self.gpus:
             find_system(system)
-        if not self.framework_config:
-            self._check_completeness()
         self._check_names()
         self._check_steps()
         self._check_texts()
@@ -206,10 +206,11 @@ class Recipe:
         self._check_log()
 
     def _check_completeness(self) -> None:
-        if self.gpus:
+        gpus: object = self.gpus
+        if isinstance(gpus, Mapping) and gpus:
             raise RecipeError(
-                f"gpus={dict(self.gpus)} without framework_config, which is where the degrees would come from; give "
-                "layouts"
+                f"gpus={shown(dict(gpus))} without framework_config, which is where the degrees would come from; "
+                "give layouts"
             )
         if not self.layouts:
             raise RecipeError("layouts={} names no system; give at least one, e.g. {'cpu': Layout(gpus=1)}")

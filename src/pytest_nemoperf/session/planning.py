@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, UnsupportedError, count_text
+from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, UnsupportedError, count_text, shown
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.complete import complete_recipe
 from pytest_nemoperf.frameworks.interpreter import ANY_FRAMEWORK, check_interpreter
 from pytest_nemoperf.frameworks.protocol import LogWriter, StepDelayer, memory_rules_of
-from pytest_nemoperf.frameworks.registered import RegisteredFrameworks, registered_frameworks
+from pytest_nemoperf.frameworks.registered import RegisteredFrameworks, checked_frameworks, registered_frameworks
 from pytest_nemoperf.machine import identity
 from pytest_nemoperf.measure.measurement import workload_of
 from pytest_nemoperf.options.markers import PerfMark
@@ -28,6 +28,7 @@ from pytest_nemoperf.published.baselines import published_baselines
 from pytest_nemoperf.published.recipes import is_published_case
 from pytest_nemoperf.recipes.other_framework import in_framework, with_framework
 from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX, change_recipe, changes_text
+from pytest_nemoperf.recipes.recipe import Recipe
 from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.rules import NATIVE
 from pytest_nemoperf.records.yardstick import YARDSTICK_OFF, YARDSTICK_ON, YARDSTICK_VARIABLE
@@ -39,7 +40,7 @@ from pytest_nemoperf.verdict.policy import VerdictPolicy, with_layer
 
 if TYPE_CHECKING:
     from pytest_nemoperf.frameworks.protocol import Framework
-    from pytest_nemoperf.recipes.recipe import Plan, Recipe
+    from pytest_nemoperf.recipes.recipe import Plan
 
 
 class Planner:
@@ -88,7 +89,7 @@ class Planner:
         known = builtin_frameworks()
         added: dict[str, Framework] = {}
         for group in self._config.hook.pytest_nemoperf_frameworks(config=self._config):
-            for framework in group:
+            for framework in _made_by_hook(group):
                 if framework.name in {**known, **added}:
                     raise RecipeError(
                         f"framework {framework.name!r} is registered twice; give the added one another name"
@@ -216,6 +217,8 @@ class Planner:
 
     def _resolve(self, recipe: Recipe, *, mark: PerfMark, framework: str) -> tuple[Plan, VerdictPolicy]:
         """Return a recipe's plan for this system and its verdict policy, and note that the test asks for the case."""
+        if not isinstance(recipe, Recipe):
+            raise RecipeError(f"{shown(recipe)} is no Recipe; write e.g. perf.check(Recipe(model=..., layouts=...))")
         try:
             plan, recipe = self._plan_in(framework, recipe=recipe, nodeid=mark.nodeid)
         except NoLayoutError:
@@ -318,6 +321,13 @@ class Planner:
         if name not in self.frameworks:
             raise PlanError(self._registered.unknown(name))
         return self.frameworks[name]
+
+
+def _made_by_hook(group: object) -> list[Framework]:
+    try:
+        return list(checked_frameworks(group))
+    except TypeError as error:
+        raise RecipeError(f"hook pytest_nemoperf_frameworks: {error}; return a list of frameworks") from None
 
 
 def _check_own_log(recipe: Recipe) -> None:
