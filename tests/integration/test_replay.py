@@ -132,6 +132,12 @@ def edit(path: Path, changes: Mapping[str, object]) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def without_advice(verdict: dict[str, Any]) -> dict[str, Any]:
+    """Return a verdict without its texts: a command that is given runs has other options than a session."""
+    comparisons = [{**each, "note": ""} for each in verdict["comparisons"]]
+    return {**verdict, "reasons": len(verdict["reasons"]), "comparisons": comparisons}
+
+
 def test_stored_runs_get_their_sessions_verdict(
     project: Project, session: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,7 +158,9 @@ def test_stored_runs_get_their_sessions_verdict(
 
     result = project.run(f"--perf-replay={session}")
 
-    assert judged == verdicts
+    assert {case: without_advice(verdict) for case, verdict in judged.items()} == {
+        case: without_advice(verdict) for case, verdict in verdicts.items()
+    }
     assert verdicts_of(project) == verdicts
     assert project.results()["replay_of"] == str(session.relative_to(project.root))
     assert project.results()["provenance"] == provenance

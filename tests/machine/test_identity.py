@@ -197,7 +197,7 @@ def test_an_unknown_system_is_a_mistake_in_the_request() -> None:
 def test_a_layout_larger_than_the_machine_is_refused() -> None:
     plan = _plan(Layout(gpus=16, dp_shard=16), system="b200")
 
-    with pytest.raises(PlanError, match=r"needs 16 GPUs on 2 node\(s\), but this machine has 8x NVIDIA B200; use"):
+    with pytest.raises(PlanError, match=r"needs 16 GPUs on 2 nodes, but this machine has 8x NVIDIA B200; use"):
         check_capacity(plan, devices=B200S)
 
 

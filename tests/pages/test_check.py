@@ -111,7 +111,7 @@ def test_many_lines_are_counted() -> None:
     found = differences(*HEAD, *ROWS, "", *map(str, range(8)))
 
     assert len(found) == 6
-    assert found[-1] == "a.md:1: tables: 3 more lines are not generated"
+    assert found[-1] == "a.md:1: tables: 3 more lines not generated"
 
 
 def test_lines_in_another_order_are_a_difference() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from pytest_nemoperf.cli.stated import stated_commit, stated_date, stated_machine, stated_versions
-from pytest_nemoperf.errors import PlanError, RecipeError, RecordError, did_you_mean
+from pytest_nemoperf.errors import PlanError, RecipeError, RecordError, count_text, did_you_mean
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.complete import complete_recipe
 from pytest_nemoperf.frameworks.protocol import Framework, LogWriter
@@ -306,7 +306,8 @@ def _logs(arguments: argparse.Namespace) -> list[LogFile]:
     reports: Sequence[Path | None] = arguments.health or [None] * len(paths)
     if len(reports) != len(paths):
         raise RecordError(
-            f"--health names {len(reports)} reports and --log {len(paths)} logs; give one for each log, in their order"
+            f"--health names {count_text(len(reports), 'report')} and --log {count_text(len(paths), 'log')}; "
+            "give one for each log, in their order"
         )
     return [LogFile(path=path, health=health) for path, health in zip(paths, reports, strict=True)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
 
-from pytest_nemoperf.errors import PlanError
+from pytest_nemoperf.errors import PlanError, count_text
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.models.architecture import ModelConfig
 
@@ -79,7 +79,7 @@ def schedule_problems(layout: Layout, *, num_micro_batches: int, is_compiled: bo
     elif (layout.vp > 1 or is_zero_bubble) and num_micro_batches % rounds:
         yield (
             f"{subject} don't make equal rounds of at least pp={pp} "
-            f"({num_micro_batches} in {rounds} rounds = {num_micro_batches / rounds:g}), as interleaved "
+            f"({num_micro_batches} in {count_text(rounds, 'round')} = {num_micro_batches / rounds:g}), as interleaved "
             f"and zero-bubble schedules need; choose a global_batch_size with a multiple of {pp} of them"
         )
     if is_zero_bubble and is_compiled:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, Protocol
 
-from pytest_nemoperf.errors import RecordError, did_you_mean
+from pytest_nemoperf.errors import RecordError, count_text, did_you_mean
 from pytest_nemoperf.json_codec import parse_json
 from pytest_nemoperf.logs.lines import Line
 from pytest_nemoperf.logs.log_format import LogFormat, LogKind, quantity_of
@@ -271,8 +271,8 @@ class _CsvParser:
             return  # a run that was continued writes it again
         if not line.is_whole or len(cells) != len(self._head):
             raise RecordError(
-                f"{where}: {len(cells)} cells under a head of {len(self._head)} columns, {shown(line.text)!r}; "
-                "write each line whole"
+                f"{where}: {count_text(len(cells), 'cell')} under a head of {count_text(len(self._head), 'column')}, "
+                f"{shown(line.text)!r}; write each line whole"
             )
         row = row_of(dict(zip(self._head, cells, strict=True)), log_format=self._format, where=where)
         if row is not None:

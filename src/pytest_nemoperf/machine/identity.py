@@ -18,7 +18,7 @@ from typing import Final, Literal
 
 import psutil
 
-from pytest_nemoperf.errors import MachineError, PlanError
+from pytest_nemoperf.errors import MachineError, PlanError, count_text
 from pytest_nemoperf.machine.git import CodeVersion
 from pytest_nemoperf.machine.gpus import installed_gpus, settings_of, topology_of, visible_gpus
 from pytest_nemoperf.machine.processor import available_cores, cpu_model, cpu_topology, host_settings
@@ -143,8 +143,9 @@ def check_capacity(plan: Plan, *, devices: Devices) -> None:
     ranks = plan.layout.total_gpus
     if plan.device == "cuda" and ranks > len(devices.names):
         raise PlanError(
-            f"{plan.case} needs {ranks} GPUs on {plan.num_nodes} node(s), but {describe_devices(devices)}; "
-            f"use a layout of at most {len(devices.names)} GPUs, or deselect the case"
+            f"{plan.case} needs {count_text(ranks, 'GPU')} on {count_text(plan.num_nodes, 'node')}, "
+            f"but {describe_devices(devices)}; "
+            f"use a layout of at most {count_text(len(devices.names), 'GPU')}, or deselect the case"
         )
     if plan.device == "cpu" and ranks > _MAX_CPU_RANKS:
         raise PlanError(f"{plan.case} needs {ranks} ranks; on a CPU at most {_MAX_CPU_RANKS} run; use fewer gpus")

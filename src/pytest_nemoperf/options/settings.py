@@ -338,8 +338,6 @@ def _policy(config: pytest.Config, *, system: System) -> VerdictPolicy:
     option = config.option
     if option.perf_set:
         policy = replace(policy, unstored_by="--perf-set")
-    elif option.perf_replay is not None:
-        policy = replace(policy, unstored_by="--perf-replay")
     layers = (
         ("ini ", "_", config.getini("perf_tolerance"), config.getini("perf_find")),
         ("--", "-", option.perf_tolerance, option.perf_find),

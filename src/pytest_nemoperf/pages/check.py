@@ -106,7 +106,7 @@ def _num_equal(old: Sequence[str], new: Sequence[str]) -> int:
 
 def _cell_differences(old: Sequence[str], new: Sequence[str], *, columns: Sequence[str]) -> Iterator[str]:
     if len(old) != len(new):
-        yield f"row {_shown(new[0])}: the page has {len(old)} cells, it must have {len(new)}"
+        yield f"row {_shown(new[0])}: the page has {count_text(len(old), 'cell')}, it must have {len(new)}"
         return
     for column, before, after in zip(columns, old, new, strict=True):
         if before != after:
@@ -120,11 +120,11 @@ def _text_differences(old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
     for line in surplus[:_MAX_LINES]:
         yield f"line {_shown(line)} is not generated"
     if len(surplus) > _MAX_LINES:
-        yield f"{len(surplus) - _MAX_LINES} more lines are not generated"
+        yield f"{count_text(len(surplus) - _MAX_LINES, 'more line')} not generated"
     for line in absent[:_MAX_LINES]:
         yield f"line {_shown(line)} is missing"
     if len(absent) > _MAX_LINES:
-        yield f"{len(absent) - _MAX_LINES} more lines are missing"
+        yield f"{count_text(len(absent) - _MAX_LINES, 'more line')} missing"
 
 
 def _words_of(block: Block) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.measure.measurement import Measurement, Run, round_significant
 from pytest_nemoperf.measure.metric_values import call_values
 from pytest_nemoperf.measure.steady_state import mad_pct, num_outliers, num_still_warming, slow_steps_pct
@@ -80,7 +81,7 @@ def measure_benchmark(item: pytest.Item, *, benchmark: WatchedBenchmark, setting
         times = benchmark.pass_times[passes.counted]
         runs.append(_run(times, drift_pct=passes.drift_pct))
         if len(times) < _MIN_ROUNDS:
-            problems.append(f"{len(times)} rounds were measured, {_MIN_ROUNDS} are needed for a median")
+            problems.append(f"measured {count_text(len(times), 'round')}, and a median needs {_MIN_ROUNDS}")
     return Measurement(
         case=benchmark_case_id(item.nodeid),
         system=settings.system.name,

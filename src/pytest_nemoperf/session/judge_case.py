@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.baselines.baseline import find_mismatches, from_measurement
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.frameworks.requirements import Installable, untested_version
 from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.results.cases import CaseReport, CaseResult
@@ -113,7 +114,7 @@ def _stand_in_notes(case: MeasuredCase, *, context: Context) -> list[str]:
     mismatches = find_mismatches(committed, machine=case.machine, workload=case.measurement.workload)
     differences = [mismatch.text for mismatch in mismatches[:_MAX_DIFFERENCES]]
     if len(mismatches) > _MAX_DIFFERENCES:
-        differences.append(f"{len(mismatches) - _MAX_DIFFERENCES} more differences")
+        differences.append(count_text(len(mismatches) - _MAX_DIFFERENCES, "more difference"))
     recorded = case.found.baseline.provenance.date.partition("T")[0]
     return [
         f"judged by what this machine recorded itself on {recorded}, for the committed baseline does not compare: "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, UnsupportedError
+from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, UnsupportedError, count_text
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.complete import complete_recipe
 from pytest_nemoperf.frameworks.interpreter import ANY_FRAMEWORK, check_interpreter
@@ -166,7 +166,7 @@ class Planner:
             if not self._is_of_pages(plan):
                 raise
             here = identity.describe_devices(settings.devices)
-            raise UnsupportedError(f"it needs {plan.layout.total_gpus:,} GPUs, and {here}") from None
+            raise UnsupportedError(f"it needs {count_text(plan.layout.total_gpus, 'GPU')}, and {here}") from None
 
     def _is_of_pages(self, plan: Plan) -> bool:
         """Return whether a plan is a published row's, or is judged by one."""

@@ -63,12 +63,9 @@ def remedies_of(policy: VerdictPolicy) -> Remedies:
     if not policy.unstored_by:
         return _SESSION
     elsewhere = f" in a session without {policy.unstored_by}"
-    is_replay = policy.unstored_by == "--perf-replay"
     return replace(
         _SESSION,
         more_runs=_SESSION.more_runs + elsewhere,
         other_days=_SESSION.other_days + elsewhere,
-        side_by_side="" if is_replay else _SESSION.side_by_side,
-        more_launches="" if is_replay else _SESSION.more_launches,
         anchor=_SESSION.anchor + elsewhere,
     )

@@ -14,6 +14,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Final
 
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.measure.measurement import Run
 
 MIN_SPEED_SHARE: Final = 0.75
@@ -79,7 +80,7 @@ def sick_devices(
         problems.append(
             f"{_device(slow.rank, runs=now_runs)} is sick: it did its {slow.part} of the fixed workload at "
             f"{slow.of_own:.0%} of its speed in the baseline and at {slow.of_peers:.0%} of the other ranks' speed, in "
-            f"all {len(now_runs)} runs (a sound one: at least {MIN_SPEED_SHARE:.0%}); {_REMEDY}"
+            f"all {count_text(len(now_runs), 'run')} (a sound one: at least {MIN_SPEED_SHARE:.0%}); {_REMEDY}"
         )
     return problems + _low_clocks(now_runs, baseline_runs)
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.measure.figures import cost
 from pytest_nemoperf.measure.measurement import Measurement, Run
 from pytest_nemoperf.records.metrics import (
@@ -277,7 +278,7 @@ def _undecided_text(kind: VerdictKind, *, num_odd: int, num_runs: int) -> str:
     if kind is VerdictKind.REGRESSED or not num_odd:
         return ""
     if kind is VerdictKind.INCONCLUSIVE:
-        return f"so in {num_odd} of {num_runs} runs, and another launch is to tell whether by chance"
+        return f"so in {num_odd} of {count_text(num_runs, 'run')}, and another launch is to tell whether by chance"
     if num_runs > 1:
-        return f"so in {num_odd} of {num_runs} runs, which may be chance: nothing is decided by it"
+        return f"so in {num_odd} of {count_text(num_runs, 'run')}, which may be chance: nothing is decided by it"
     return "it may be chance: nothing is decided by it"

@@ -191,7 +191,7 @@ def _method_text(ab: ABResult) -> str:
         num_new_first += each.first == "new"
     method = "whole launches"
     if ab.method == "turns":
-        method = f"turns of {ab.block_steps} steps"
+        method = f"turns of {count_text(ab.block_steps, 'step')}"
     return (
         f"{count_text(num_counted, 'round')} in {elapsed_text(ab.duration_sec)} by {method}; "
         f"{num_new_first} of {len(ab.rounds)} began with new (drawn from seed {ab.seed})"

@@ -32,6 +32,6 @@ def _content(log: LogSource) -> str:
     num_measured = log.num_records - log.num_warmup
     measured = count_text(num_measured, "step")
     if log.steps_per_record > 1:
-        measured = f"{count_text(num_measured, 'record')} of {log.steps_per_record:,} steps each"
+        measured = f"{count_text(num_measured, 'record')} of {count_text(log.steps_per_record, 'step')} each"
     first = f" from step {log.first_step:,}" if log.first_step > 1 else ""
     return f"{measured} after {log.num_warmup:,} of warm-up{first}, {log.date.partition('T')[0]}"

@@ -41,12 +41,11 @@ def rollout_facts(plan: Plan, *, rl: RL) -> Iterator[tuple[str, str]]:
     generation = plan.layout.generation
     if generation is not None:
         replicas = count_text(generation.dp, "replica")
-        ranks = "the same ranks" if generation.is_colocated else f"{generation.gpus} ranks of its own"
+        ranks = "the same ranks" if generation.is_colocated else f"{count_text(generation.gpus, 'rank')} of its own"
         yield "generation", f"{rl.generator}, {ranks}, {replicas} of tp={generation.tp}, pp={generation.pp}"
-    yield (
-        "samples per step",
-        f"{rl.num_samples} ({rl.num_prompts_per_step} prompts x {rl.num_generations_per_prompt} responses)",
-    )
+    prompts = count_text(rl.num_prompts_per_step, "prompt")
+    responses = count_text(rl.num_generations_per_prompt, "response")
+    yield "samples per step", f"{rl.num_samples} ({prompts} x {responses})"
     yield "lengths", f"prompts {_prompts_text(rl)}, responses {_responses_text(rl)}"
     if rl.max_staleness:
         yield "steps off policy", f"{rl.max_staleness} at most"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.measure.figures import figure_over_runs
 from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.measure.stragglers import (
@@ -155,7 +156,7 @@ def _straggler_text(straggler: Straggler, *, num_runs: int, is_explained: bool) 
             loss = f"worked {straggler.excess_pct:.0f}% longer than the others"
         case StragglerEvidence.CLOCK:
             loss = f"had {straggler.excess_pct:.0f}% less of a GPU clock than the others"
-    text = f"{subject} {loss}, which wait for it (in {straggler.num_runs} of {num_runs} runs)"
+    text = f"{subject} {loss}, which wait for it (in {straggler.num_runs} of {count_text(num_runs, 'run')})"
     if is_explained:
         return f"{text}: the node, not the code"
     return f"{text}; that is not all of the loss"
