@@ -77,9 +77,8 @@ def test_the_case_is_priced_and_nothing_is_launched(project: Project) -> None:
         [
             "perf: dry run: cases are priced, nothing is launched",
             "dry run on cpu (CPU): nothing was launched",
-            "  fits * memory * model FLOPs * bubble * expected step",
-            CASE,
-            "  [?] * MB *",
+            "case *fits * memory *FLOPs *bubble * step",
+            "* [?] * MB *",
             "written: .nemoperf/latest/dry_run.json",
         ]
     )
@@ -119,7 +118,7 @@ def test_a_broken_plan_fails_the_dry_run(project: Project) -> None:
 def test_changes_are_priced_before_they_are_tried(project: Project) -> None:
     result = run_on_h100(project, "--perf-set=tp=4,pp=2", "-k", "large")
 
-    result.stdout.fnmatch_lines(["cases are changed by --perf-set tp=4,pp=2", "*-fsdp128tp4pp2-*+set", "  yes *%*"])
+    result.stdout.fnmatch_lines(["cases are changed by --perf-set tp=4,pp=2", "* yes *%*"])
     assert dry_run_of(project)["changes"] == "tp=4,pp=2"
 
 
@@ -132,7 +131,7 @@ def test_the_expected_step_time_comes_from_the_stored_baseline(
 
     result = project.run("--perf-dry-run")
 
-    result.stdout.fnmatch_lines([CASE, "* 100 ms"])
+    result.stdout.fnmatch_lines(["* 100 ms"])
     (case,) = dry_run_of(project)["cases"]
     assert case["price"]["expected"]["step_time_sec"] == pytest.approx(0.1)
 

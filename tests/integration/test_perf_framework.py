@@ -155,12 +155,12 @@ def test_each_recipe_runs_in_every_framework_and_they_are_shown_side_by_side(fra
             "*test_tiny[[]single-picky]*",
             "*test_tiny[[]tp2-slow]*",
             "frameworks side by side",
-            SINGLE.format(""),
-            "*framework *tokens/sec/GPU *TFLOP/s/GPU *peak GiB */ slow *loss diff *spread",
+            "llama-tiny single",
+            "*framework */s/GPU */s/GPU *GiB */ slow *diff *spread",
             "*slow * 2,048 * 1.000 *-*-",
             "*swift * 2,560 * 1.250 *0% *-",
             "*picky * 1,280 * 0.625 *0% *-",
-            TP2.format(""),
+            "llama-tiny tp2",
             "*picky *- *-*-*-*-*-*",
             "*picky: picky has no tensor parallelism, and the plan has tp=2",
         ]
@@ -330,7 +330,7 @@ def test_a_dry_run_prices_each_framework(frameworks: Project) -> None:
     result.assert_outcomes(skipped=6)
     assert has_text(result, "picky has no tensor parallelism")
     for framework in ("swift", "picky", "torch"):
-        assert has_text(result, TP2.format(f"{framework}-"))
+        assert has_text(result, f"tiny[tp2-{framework}]")
 
 
 def test_stored_runs_are_judged_again_side_by_side(frameworks: Project) -> None:

@@ -130,7 +130,7 @@ def _tables(reports: Sequence[CaseReport], *, names: Mapping[str, str], width: i
 
 
 def _other_side(reports: Sequence[CaseReport]) -> str:
-    """Return the name of what cases are compared with."""
+    """Return the name of the other side of the changes."""
     if any(report.result.ab is not None for report in reports):
         return "old"
     if any(report.result.published is not None for report in reports):
