@@ -331,7 +331,7 @@ def test_a_recipe_of_several_systems_asks_for_one(jobs: Jobs, capsys: pytest.Cap
         ("--log now1.log --recipe recipe.json --date 0001-01-01T00:00+05:00", "is no date; write e.g. 2026-11-20"),
         ("--log now1.log --recipe recipe.json --date monday", "--date=monday is no date; write e.g. 2026-11-20"),
         ("--log now1.log --recipe recipe.json --date 2999-01-01", "--date=2999-01-01 lies in the future"),
-        ("--log now1.log --recipe recipe.json --health a.json b.json", "--health names 2 reports and --log 1 logs"),
+        ("--log now1.log --recipe recipe.json --health a.json b.json", "--health names 2 reports and --log 1 log"),
         ("--log now1.log --recipe recipe.json --health a.json", "a.json: cannot be read: No such file or directory"),
         ("--log now1.log --recipe recipe.json --baselines none", "--baselines=none: no such folder"),
         ("--log now1.log --recipe recipe.json --baselines now1.log", "--baselines=now1.log: is no folder"),
