@@ -31,12 +31,36 @@ _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 _CONFLICT_MARKER = re.compile(rb"^(<{7}|={7}|>{7}|\|{7})( |\r?$)", re.MULTILINE)
 
+_UNDECODED = re.compile("[\udc80-\udcff]+")
+"""Bytes of a path that Python could not decode, as its error handler surrogateescape keeps them."""
+
 T = TypeVar("T")
 
 
+def readable_text(text: str) -> str:
+    r"""Return a text without bytes of a path that Python could not decode: as UTF-8 has them, else as ``\xff``.
+
+    Under LC_ALL=C Python decodes no path beyond ASCII; files, terminals and other processes can't take its stand-ins.
+    """
+    if text.isascii():
+        return text
+    return _UNDECODED.sub(_decoded, text)
+
+
+def _decoded(match: re.Match[str]) -> str:
+    return match[0].encode("ascii", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _decoded_in_json(match: re.Match[str]) -> str:
+    return _decoded(match).replace("\\", r"\\")
+
+
 def to_json(value: object) -> str:
-    """Return a contract dataclass as JSON for people and diffs: keys sorted, short values on one line."""
-    return _pretty(msgspec.to_builtins(value), indent=0) + "\n"
+    """Return a contract dataclass as JSON for people and diffs: keys sorted, short values on one line.
+
+    Bytes of a path that could not be decoded are as readable_text has them.
+    """
+    return _UNDECODED.sub(_decoded_in_json, _pretty(msgspec.to_builtins(value), indent=0)) + "\n"
 
 
 def to_printed_json(value: object) -> str:
@@ -63,7 +87,12 @@ def _pretty(value: Any, *, indent: int, prefix: str = "") -> str:
 
 def to_json_line(value: object) -> str:
     """Return a contract dataclass as one line of JSON, newline included; a loss may be NaN, as Python writes it."""
-    return json.dumps(msgspec.to_builtins(value)) + "\n"
+    data = msgspec.to_builtins(value)
+    line = json.dumps(data)
+    if r"\udc" in line:
+        whole = json.dumps(data, ensure_ascii=False)
+        line = json.dumps(json.loads(_UNDECODED.sub(_decoded_in_json, whole)))
+    return line + "\n"
 
 
 def to_data(value: object) -> Any:
@@ -102,8 +131,9 @@ def _plain_mapping(value: Mapping[Any, Any], *, subject: str, depth: int) -> dic
     for key, each in value.items():
         if type(key) is not str:
             raise RecipeError(f"{subject}: key {_shown(key)} must be a text, the only kind of key that JSON knows")
-        _check_text(key, subject=f"{subject}: key {key!r}")
-        plain[key] = _plain(each, subject=f"{subject}[{key!r}]", depth=depth)
+        name = readable_text(key)
+        _check_text(name, subject=f"{subject}: key {key!r}")
+        plain[name] = _plain(each, subject=f"{subject}[{key!r}]", depth=depth)
     return plain
 
 
@@ -119,6 +149,8 @@ def _plain(value: object, *, subject: str, depth: int) -> Any:
         for at, each in enumerate(value):
             plain.append(_plain(each, subject=f"{subject}[{at}]", depth=depth + 1))
         return plain
+    if type(value) is str:
+        value = readable_text(value)
     _check_scalar(value, subject=subject)
     return value
 

@@ -258,7 +258,7 @@ def _dry_run(tests: Sequence[str], *, system: str) -> DryRun:
     with tempfile.TemporaryDirectory(prefix="nemoperf-lint-") as folder:
         command = [sys.executable, "-m", "pytest", "-m", "perf", f"--system={system}", "--perf-dry-run", "-q"]
         command += ["-p", "no:cacheprovider", f"--perf-output={folder}", f"--perf-baselines={folder}", *tests]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (our own interpreter)
+        done = subprocess.run(command, capture_output=True, text=True, errors="surrogateescape", check=False)  # noqa: S603 (our own interpreter)
         path = Path(folder) / DRY_RUN_FILE
         if done.returncode == 0 and path.exists():
             return from_json(DryRun, path.read_bytes(), subject=DRY_RUN_FILE, error=LintError)

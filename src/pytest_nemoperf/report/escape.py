@@ -7,6 +7,8 @@ import re
 import unicodedata
 from typing import Final
 
+from pytest_nemoperf.json_codec import readable_text
+
 _ESCAPE_SEQUENCE: Final = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]?"  # CSI: colours, moves of the cursor
     r"|\x1b[\]PX^_][^\n]*?(?:\x07|\x1b\\|\x9c|(?=\n)|$)"  # OSC and other strings: titles, links, clipboard
@@ -43,7 +45,7 @@ def visible_text(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     kept = []
-    for character in _HIDDEN.sub("", _ESCAPE_SEQUENCE.sub("", text)):
+    for character in _HIDDEN.sub("", _ESCAPE_SEQUENCE.sub("", readable_text(text))):
         if character in "\n\t":
             kept.append(character)
         elif character.isspace():  # also the separators of lines and paragraphs, and the carriage return

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 import signal
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_nemoperf.errors import MACHINE_PREFIX, LaunchError, RecordError, TurnError
+from pytest_nemoperf.errors import MACHINE_PREFIX, LaunchError, RecordError, TurnError, os_error_text
 from pytest_nemoperf.frameworks.logged import tail_of_log
 from pytest_nemoperf.frameworks.protocol import Framework
 from pytest_nemoperf.json_codec import from_json, to_json
@@ -64,7 +64,31 @@ def run_once(
         TurnError: If the run of the other side of a comparison has ended.
         RecordError: If they ended well but left an incomplete or impossible record.
     """
-    run_dir = run_dir.absolute()
+    try:
+        return _run(
+            plan,
+            framework=framework,
+            launcher=launcher,
+            run_dir=run_dir.absolute(),
+            on_progress=on_progress,
+            is_watched=is_watched,
+            yardsticks=yardsticks,
+        )
+    except OSError as exc:
+        raise LaunchError(f"{plan.case} could not be run: {os_error_text(exc, place=run_dir)}") from exc
+
+
+def _run(
+    plan: Plan,
+    *,
+    framework: Framework,
+    launcher: Launcher,
+    run_dir: Path,
+    on_progress: Callable[[Progress | None], None],
+    is_watched: bool,
+    yardsticks: YardstickLaunches | None,
+) -> RunOutput:
+    """Run a plan once; see run_once, which gives an error of the operating system a sentence."""
     if (run_dir / PLAN_FILE).exists():
         shutil.rmtree(run_dir)  # what an earlier run wrote must not be taken for this one's
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -95,7 +119,9 @@ def run_once(
         if monitor is not None:
             health = monitor.report(num_finished=follower.num_finished)
     if health is not None:
-        (run_dir / HEALTH_FILE).write_text(to_json(health), encoding="utf-8")
+        # Where the disk is full, the ranks' own error says more than this one.
+        with suppress(OSError) if result.status is not LaunchStatus.OK else nullcontext():
+            (run_dir / HEALTH_FILE).write_text(to_json(health), encoding="utf-8")
     if result.status is not LaunchStatus.OK:
         lines = [_describe(plan, result=result, run_dir=run_dir, num_finished=follower.num_finished)]
         lines += [f"{MACHINE_PREFIX}{problem}" for problem in health_problems(health)]  # it may be why the ranks failed
