@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 import shutil
 import signal
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from pytest_nemoperf.errors import MACHINE_PREFIX, LaunchError, RecordError, TurnError, os_error_text
 from pytest_nemoperf.frameworks.logged import tail_of_log
@@ -33,6 +36,9 @@ from pytest_nemoperf.records.yardstick import Yardstick
 from pytest_nemoperf.runs import clock
 from pytest_nemoperf.runs.step_times import Arrival, check_step_times
 from pytest_nemoperf.runs.yardstick import YardstickLaunches, read_yardsticks, write_yardsticks
+
+_OPEN_FILES: Final = 32  # of pytest, the host's samples and the helper, measured with one rank
+_OPEN_FILES_OF_RANK: Final = 2
 
 
 def run_once(
@@ -75,7 +81,12 @@ def run_once(
             yardsticks=yardsticks,
         )
     except OSError as exc:
-        raise LaunchError(f"{plan.case} could not be run: {os_error_text(exc, place=run_dir)}") from exc
+        text = os_error_text(exc, place=run_dir)
+        if exc.errno == errno.EMFILE:
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            needed = _OPEN_FILES + _OPEN_FILES_OF_RANK * plan.layout.total_gpus
+            text += f": this process may hold {limit} open (ulimit -n), and a session needs about {needed}"
+        raise LaunchError(f"{plan.case} could not be run: {text}") from exc
 
 
 def _run(

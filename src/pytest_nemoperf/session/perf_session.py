@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -422,16 +423,29 @@ class PerfSession:
             files = {DRY_RUN_FILE: to_json(self.dry_run)}
         else:
             files = {"results.json": to_json(self.results), "results.md": render_markdown(self.results)}
-        problems = []
+        lost = {}
         for name, text in files.items():
             path = self.settings.output_dir / name
             try:
                 write_atomically(path, text=text)
             except OSError as exc:
-                problems.append(f"{name} is not written: {os_error_text(exc)}")
+                self.write_error = f"not written: {os_error_text(exc)}"
+                lost[name] = text
             else:
                 self.written.append(self.context.shown(path))
-        self.write_error = "; ".join(problems)
+        if lost:
+            self.write_error += self._write_elsewhere(lost)
+
+    def _write_elsewhere(self, files: Mapping[str, str]) -> str:
+        """Write files that their folder does not take into a new temporary one; return a clause on that."""
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="nemoperf-results-"))
+            for name, text in files.items():
+                write_atomically(folder / name, text=text)
+        except OSError as exc:
+            return f"; nor elsewhere: {os_error_text(exc)}"
+        self.written += [str(folder / name) for name in files]
+        return f"; {' and '.join(files)} went to {folder}"
 
     @cached_property
     def results(self) -> SessionResults:
