@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -69,8 +70,7 @@ def test_a_folder_that_takes_no_baselines_is_named(project: Project) -> None:
 
     result = project.run("--update-baselines")
 
-    result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines([f"*{CASE}.json: cannot be written*untouched*"])
+    assert re.search("the folder of baselines .*: can't be written: .*/cpu is no folder", usage_error(result))
 
 
 def test_update_without_perf_tests_is_refused(project: Project) -> None:

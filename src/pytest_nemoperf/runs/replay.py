@@ -88,7 +88,7 @@ def write_case(case_dir: Path, *, record: CaseRecord) -> None:
     try:
         write_atomically(path, text=to_json(record))
     except OSError as exc:
-        raise RecordError(f"cannot be written: {os_error_text(exc, place=path)}") from exc
+        raise RecordError(f"{path}: cannot be written: {os_error_text(exc)}") from exc
 
 
 def _read_case(case_dir: Path) -> CaseRecord:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from pytest_nemoperf.errors import NemoPerfError, RecordError, UnsupportedError, in_one_line
 from pytest_nemoperf.measure.expected_records import expected_of
 from pytest_nemoperf.measure.measurement import (
@@ -22,6 +24,7 @@ from pytest_nemoperf.runs.replay import TRY_SUFFIXES, CaseRecord, load_case, mea
 from pytest_nemoperf.runs.yardstick import YardstickLaunches
 from pytest_nemoperf.session.budget import CaseBudget
 from pytest_nemoperf.session.cases import MeasuredCase, PlannedCase, measured_text
+from pytest_nemoperf.session.signals import orderly_end
 from pytest_nemoperf.verdict.comparison import LOCALLY_RECORDED, VerdictKind
 from pytest_nemoperf.verdict.judge import Verdict, judge
 from pytest_nemoperf.verdict.resolution import wants_more_runs
@@ -107,7 +110,8 @@ class Launches:
         found = context.baselines.find(plan.case, workload=workload_of(plan), plan=plan)
         launched = _Launched(budget=CaseBudget(plan, seconds=self._budget_sec(), num_runs=case.num_runs))
         try:
-            return self._measure(case, launched=launched, found=found)
+            with orderly_end():
+                return self._measure(case, launched=launched, found=found)
         except BaseException as exc:  # a Ctrl-C too
             if launched.runs:
                 self._on_unfinished(self._unfinished(case, launched=launched, found=found, error=exc), exc)
@@ -320,6 +324,8 @@ def _ending(error: BaseException) -> str:
         return f"failed: {in_one_line(error)}"
     if isinstance(error, KeyboardInterrupt):
         return "was interrupted"
+    if isinstance(error, pytest.exit.Exception):
+        return f"was ended by {error}"
     return f"was ended by {type(error).__name__}: {error}".removesuffix(": ")
 
 
