@@ -15,7 +15,7 @@ from typing import Final
 from pytest_nemoperf.errors import MACHINE_PREFIX, LaunchError, RecordError, TurnError, os_error_text
 from pytest_nemoperf.frameworks.logged import tail_of_log
 from pytest_nemoperf.frameworks.protocol import Framework
-from pytest_nemoperf.json_codec import from_json, to_json
+from pytest_nemoperf.json_codec import from_json, to_json, to_printed_json
 from pytest_nemoperf.launchers.logs import first_traceback, out_of_memory_message, tail_of
 from pytest_nemoperf.launchers.protocol import Launcher, LaunchResult, LaunchStatus, RankExit
 from pytest_nemoperf.logs.tail import LogTail
@@ -103,7 +103,7 @@ def _run(
     if (run_dir / PLAN_FILE).exists():
         shutil.rmtree(run_dir)  # what an earlier run wrote must not be taken for this one's
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / PLAN_FILE).write_text(to_json(plan), encoding="utf-8")
+    (run_dir / PLAN_FILE).write_text(to_printed_json(plan), encoding="ascii")  # a script may read it in any locale
     before: tuple[Yardstick, ...] = ()
     if yardsticks is not None:
         before = yardsticks.measure(plan, run_dir=run_dir / "yardstick-before", on_poll=lambda: on_progress(None))

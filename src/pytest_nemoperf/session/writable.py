@@ -43,7 +43,7 @@ def _folders(config: pytest.Config, *, settings: Settings) -> Iterator[tuple[str
     if option.perf_output:
         subject = f"--perf-output={option.perf_output}"
     yield subject, settings.output_dir
-    if settings.updating is not None and not settings.is_dry_run:
+    if settings.updating is not None:
         subject = f"the folder of baselines {settings.baselines_dir}"
         if option.perf_baselines is not None:
             subject = f"--perf-baselines={option.perf_baselines}"
