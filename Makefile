@@ -14,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q --no-comp
 SAY_TIME = echo "set-up took $$(($$(date +%s) - start)) s"
 WORKERS ?= -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: help perf perf-update test test-quick test-slow test-vllm test-trainers test-frameworks test-recipes test-pytest lint types imports unit bench bench-verdicts clean
+.PHONY: help perf perf-update test test-quick test-slow fuzz test-vllm test-trainers test-frameworks test-recipes test-pytest lint types imports unit bench bench-verdicts clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ test-quick: $(VENV)/.dev  ## the tests that launch no ranks, without coverage
 
 test-slow: $(VENV)/.dev  ## the slow tests that `make test` leaves out, and ten times the examples of laws
 	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile=many
+
+fuzz: $(VENV)/.dev  ## 100,000 mutated files for each reader, on all cores, for hours; FUZZ="baseline page --inputs 5000" for fewer
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 test-vllm: $(VLLM)/.ready  ## the tests with the real vLLM, in an environment of its own
 	$(VLLM)/bin/python -m pytest -m vllm tests/vllm

@@ -179,7 +179,7 @@ def make_measurement(rates: Sequence[float] = (1000.0, 1000.0, 1000.0), **change
     values: dict[str, Any] = {
         "case": "pretrain-test",
         "system": "cpu",
-        "workload": {"seq_len": 64, "layout": {"gpus": 2, "tp": 1}},
+        "workload": {"seq_len": 64, "layout": {"gpus": 2, "tp": 1, "dp_shard": 2}},
         "runs": tuple(make_run(rate) for rate in rates),
         "flops_per_token": FLOPS_PER_TOKEN,
         "flops_convention": "megatron-bridge",

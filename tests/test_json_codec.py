@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections import OrderedDict
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
@@ -11,18 +14,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pytest_nemoperf.errors import BaselineError, RecipeError
+from pytest_nemoperf.errors import BaselineError, RecipeError, RecordError
 from pytest_nemoperf.json_codec import (
     MAX_DEPTH,
     parse_json,
     plain_mapping,
+    read_data,
     read_json,
-    readable_text,
     to_json,
     to_json_line,
     to_printed_json,
 )
 from pytest_nemoperf.recipes.recipe import Precision
+from pytest_nemoperf.visible import readable_text
 
 
 class Scalar(float):
@@ -205,3 +209,38 @@ def test_a_path_that_python_could_not_decode_is_stored_readably(text: str, shown
     assert json.loads(to_json({"path": text}).encode()) == {"path": shown}
     assert parse_json(to_json_line({"path": text})) == {"path": shown}
     assert plain_mapping({"path": text}, subject="workload") == {"path": shown}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(os.mkfifo, "is a pipe or a device, not a file; give a file", id="a pipe"),
+        pytest.param(lambda path: path.symlink_to("/dev/zero"), "is a pipe or a device, not a file", id="a device"),
+        pytest.param(lambda path: path.mkdir(), "cannot be read: Is a directory", id="a folder"),
+        pytest.param(lambda path: path.write_text(""), "not JSON", id="empty"),
+        pytest.param(lambda path: path.write_bytes(b'{"a": "\xff"}'), "not JSON: .*utf-8", id="not UTF-8"),
+        pytest.param(
+            lambda path: path.write_text('{"a": [1, NaN]}'), r"\$\.a\[1\] is NaN; it must be a finite number", id="NaN"
+        ),
+        pytest.param(lambda path: path.write_text('{"a": "x"}'), r'\$\.a is "x"; it must be a whole number', id="type"),
+    ],
+)
+def test_what_can_not_be_read_is_told_in_words_with_the_path(
+    make: Callable[[Path], object], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "it.json"
+    make(path)
+
+    with pytest.raises(RecordError, match=f"^{re.escape(str(path))}: {message}"):
+        read_data(dict[str, int], path)
+
+
+def test_what_a_shell_has_opened_is_read_though_it_is_a_pipe() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b'{"a": 1}')
+    os.close(writing)
+
+    data = read_json(Path(f"/dev/fd/{reading}"))
+
+    os.close(reading)
+    assert data == {"a": 1}

@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import difflib
 import errno
+import math
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeVar
+
+from pytest_nemoperf.visible import visible_text
+
+_E = TypeVar("_E", bound=StrEnum)
 
 MACHINE_PREFIX: Final = "meanwhile on this machine: "
 """Begins a line about the machine's state during a failed launch."""
+_MAX_SHOWN: Final = 60
+_MAX_SHOWN_INT: Final = 10**20
+_MAX_COMPARED: Final = 100  # longer words resemble no known one, and comparing takes time
 
 _REMEDIES: Final[Mapping[int, str]] = MappingProxyType(
     {
@@ -33,7 +42,10 @@ _REMEDIES: Final[Mapping[int, str]] = MappingProxyType(
 
 
 class NemoPerfError(Exception):
-    """Base of all errors."""
+    """Base of all errors; its message is safe to print, also with a quote of a hostile file."""
+
+    def __str__(self) -> str:
+        return visible_text(super().__str__())
 
 
 class RecipeError(NemoPerfError, ValueError):
@@ -134,10 +146,35 @@ def check_flag(value: object, *, subject: str) -> None:
         raise RecipeError(f"{subject}={value!r} must be True or False")
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def enum_member(kind: type[_E], value: object, *, subject: str) -> _E:
+    """Return the member of an enum with a value.
+
+    Raises:
+        RecipeError: If there is none.
+    """
+    try:
+        return kind(value)  # type: ignore[arg-type]  # other types than texts are refused as unknown texts are
+    except ValueError:
+        raise RecipeError(f"unknown {subject} {shown(value)}; {did_you_mean(value, list(kind))}") from None
+
+
+def shown(value: object) -> str:
+    """Return a value as messages show it: short, and on one line, whatever it is."""
+    if isinstance(value, int) and abs(value) >= _MAX_SHOWN_INT:  # its digits may be more than Python prints
+        sign = "-" if value < 0 else ""
+        return f"{sign}10**{math.log10(abs(value)):.4g}"
+    try:
+        text = repr(value)
+    except ValueError:  # such a number somewhere inside
+        text = f"a {type(value).__name__}"
+    return f"{text[:_MAX_SHOWN]} ..." if len(text) > _MAX_SHOWN else text
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
     """Return a hint after an unknown word: the nearest known words, or all of them."""
     options = sorted(known)
-    near = difflib.get_close_matches(word, options, n=3, cutoff=0.6)
+    text = word if isinstance(word, str) else shown(word)
+    near = difflib.get_close_matches(text[:_MAX_COMPARED], options, n=3, cutoff=0.6)
     if near:
         return f"did you mean {' or '.join(near)}?"
     return f"known: {', '.join(options)}"

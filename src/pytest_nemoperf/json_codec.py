@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import stat
 from collections import Counter
 from collections.abc import Mapping
 from enum import Enum
@@ -14,6 +15,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from pytest_nemoperf.errors import NemoPerfError, RecipeError, RecordError
+from pytest_nemoperf.json_faults import explain, json_text, non_finite
+from pytest_nemoperf.visible import UNDECODED, decoded, readable_text
 
 _LINE_LENGTH = 160  # wide enough for the metrics of a run on one line
 _MAX_PLAIN_DEPTH = 20
@@ -25,34 +28,21 @@ _MAX_INT = 2**64 - 1  # the largest integer that other readers of JSON accept
 _MAX_DIGITS = len(str(_MAX_INT))
 _SAFE_DIGITS = _MAX_DIGITS - 1
 _MAX_SHOWN = 60
+_OPENED = ("/dev/fd/", "/dev/stdin", "/proc/")
+"""Beginnings of paths that a shell gives to what it has opened."""
 _OPENING = b"[{"
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
+_LONG_NUMBER = re.compile(rb"[0-9]{19}|[0-9.][eE]\+?[0-9]{3}")
+"""Numbers that may have more than 64 bits, or be beyond what a float holds."""
 _CONFLICT_MARKER = re.compile(rb"^(<{7}|={7}|>{7}|\|{7})( |\r?$)", re.MULTILINE)
-
-_UNDECODED = re.compile("[\udc80-\udcff]+")
-"""Bytes of a path that Python could not decode, as its error handler surrogateescape keeps them."""
 
 T = TypeVar("T")
 
 
-def readable_text(text: str) -> str:
-    r"""Return a text without bytes of a path that Python could not decode: as UTF-8 has them, else as ``\xff``.
-
-    Under LC_ALL=C Python decodes no path beyond ASCII; files, terminals and other processes can't take its stand-ins.
-    """
-    if text.isascii():
-        return text
-    return _UNDECODED.sub(_decoded, text)
-
-
-def _decoded(match: re.Match[str]) -> str:
-    return match[0].encode("ascii", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 def _decoded_in_json(match: re.Match[str]) -> str:
-    return _decoded(match).replace("\\", r"\\")
+    return decoded(match).replace("\\", r"\\")
 
 
 def to_json(value: object) -> str:
@@ -60,7 +50,7 @@ def to_json(value: object) -> str:
 
     Bytes of a path that could not be decoded are as readable_text has them.
     """
-    return _UNDECODED.sub(_decoded_in_json, _pretty(msgspec.to_builtins(value), indent=0)) + "\n"
+    return UNDECODED.sub(_decoded_in_json, _pretty(msgspec.to_builtins(value), indent=0)) + "\n"
 
 
 def to_printed_json(value: object) -> str:
@@ -91,7 +81,7 @@ def to_json_line(value: object) -> str:
     line = json.dumps(data)
     if r"\udc" in line:
         whole = json.dumps(data, ensure_ascii=False)
-        line = json.dumps(json.loads(_UNDECODED.sub(_decoded_in_json, whole)))
+        line = json.dumps(json.loads(UNDECODED.sub(_decoded_in_json, whole)))
     return line + "\n"
 
 
@@ -187,8 +177,43 @@ def _shorten(text: str) -> str:
     return f"{text[:_MAX_SHOWN]} ..." if len(text) > _MAX_SHOWN else text
 
 
+def read_file(path: Path, *, error: type[NemoPerfError] = RecordError, unreadable_hint: str = "") -> bytes:
+    """Return the content of a file.
+
+    Args:
+        path: The file; of pipes only those that a shell opened, as ``<(command)``, for another would be waited for.
+        error: Raised type.
+        unreadable_hint: Remedy for a file that is missing or can't be read.
+
+    Raises:
+        NemoPerfError: Of the given type, with the path, if it can't be read, is none, or is too large.
+    """
+    try:
+        mode = path.stat().st_mode
+        is_opened = path.as_posix().startswith(_OPENED)
+        if not is_opened and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise error(f"{path}: is a pipe or a device, not a file; give a file")
+        with path.open("rb") as file:
+            text = file.read(_MAX_BYTES + 1)
+    except (OSError, ValueError) as exc:  # ValueError: a path that no file can have
+        if isinstance(exc, NemoPerfError):
+            raise
+        message = f"{path}: cannot be read: {getattr(exc, 'strerror', None) or exc}"
+        if unreadable_hint:
+            message += f"; {unreadable_hint}"
+        raise error(message) from exc
+    if len(text) > _MAX_BYTES:
+        raise error(f"{path}: larger than {_MAX_BYTES >> 20} MiB, which no file of this package comes near")
+    return text
+
+
 def read_json(
-    path: Path, *, error: type[NemoPerfError] = RecordError, unreadable_hint: str = "", corrupt_hint: str = ""
+    path: Path,
+    *,
+    error: type[NemoPerfError] = RecordError,
+    unreadable_hint: str = "",
+    corrupt_hint: str = "",
+    is_finite: bool = False,
 ) -> Any:
     """Return the decoded JSON of a file; see parse_json.
 
@@ -197,22 +222,14 @@ def read_json(
         error: Raised type.
         unreadable_hint: Remedy for a file that is missing or can't be read.
         corrupt_hint: Remedy for a broken file that this package wrote; empty for files written by hand.
+        is_finite: NaN and Infinity are refused: to_json never writes them, and nothing could store them again.
 
     Raises:
         NemoPerfError: Of the given type, with the path.
     """
+    text = read_file(path, error=error, unreadable_hint=unreadable_hint)
     try:
-        with path.open("rb") as file:
-            text = file.read(_MAX_BYTES + 1)
-    except (OSError, ValueError) as exc:  # ValueError: a path that no file can have
-        message = f"{path}: cannot be read: {getattr(exc, 'strerror', None) or exc}"
-        if unreadable_hint:
-            message += f"; {unreadable_hint}"
-        raise error(message) from exc
-    if len(text) > _MAX_BYTES:
-        raise error(f"{path}: larger than {_MAX_BYTES >> 20} MiB, which no file of this package comes near")
-    try:
-        return parse_json(text)
+        data = parse_json(text)
     except ValueError as exc:
         if line := _conflict_line(text):
             raise error(
@@ -223,6 +240,10 @@ def read_json(
         if corrupt_hint:
             message = f"{path}: {exc}, truncated or corrupt; {corrupt_hint}"
         raise error(message) from None
+    if is_finite and (b"NaN" in text or b"Infinity" in text):
+        for place, value in non_finite(data):
+            raise error(f"{path}: {place} is {json_text(value)}; it must be a finite number")
+    return data
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -235,8 +256,11 @@ def parse_json(text: str | bytes) -> Any:
     raw = text.encode(errors="surrogatepass") if isinstance(text, str) else text
     if _depth(raw) > MAX_DEPTH:
         raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
+    numbers: dict[str, Any] = {}
+    if _LONG_NUMBER.search(raw):  # the hooks take a third of the time, and almost no file needs them
+        numbers = {"parse_int": _parse_int, "parse_float": _parse_float}
     try:
-        data = json.loads(text, object_pairs_hook=_unique_keys, parse_int=_parse_int, parse_float=_parse_float)
+        data = json.loads(text, object_pairs_hook=_unique_keys, **numbers)
     except (json.JSONDecodeError, UnicodeDecodeError) as exc:
         raise ValueError(f"not JSON: {exc}") from None
     if _HALF_CHARACTER.search(raw):
@@ -308,14 +332,17 @@ def is_there(path: Path, *, error: type[NemoPerfError]) -> bool:
         raise error(f"{path}: cannot be read: {exc.strerror}") from exc
 
 
-def from_data(kind: type[T], data: object, *, subject: str, error: type[NemoPerfError] = RecordError) -> T:
+def from_data(
+    kind: type[T], data: object, *, subject: str = "", error: type[NemoPerfError] = RecordError, root: str = "$"
+) -> T:
     """Build a contract dataclass from plain data; unknown keys are ignored (the schema names them).
 
     Args:
         kind: The dataclass.
         data: Decoded JSON.
-        subject: Name of the data in messages, e.g. a path.
+        subject: Name of the data in messages, e.g. a path; empty for none.
         error: Raised type.
+        root: JSON path of the data, for messages.
 
     Raises:
         NemoPerfError: Of the given type, with the JSON path at fault.
@@ -323,7 +350,13 @@ def from_data(kind: type[T], data: object, *, subject: str, error: type[NemoPerf
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as exc:
-        raise error(f"{subject}: {exc}") from None
+        problem = explain(str(exc), data=data, root=root)
+        raise error(f"{subject}: {problem}" if subject else problem) from None
+
+
+def read_data(kind: type[T], path: Path, *, error: type[NemoPerfError] = RecordError) -> T:
+    """Build a contract dataclass from a JSON file; see read_json and from_data."""
+    return from_data(kind, read_json(path, error=error, is_finite=True), subject=str(path), error=error)
 
 
 def from_json(kind: type[T], text: str | bytes, *, subject: str, error: type[NemoPerfError] = RecordError) -> T:

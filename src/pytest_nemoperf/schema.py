@@ -1,4 +1,4 @@
-"""JSON Schemas of the public file formats: generated from the dataclasses, shipped, and used to validate files.
+"""JSON Schemas of the public file formats: generated from the dataclasses and shipped; files that keep to them.
 
 ``python -m pytest_nemoperf.schema --write`` regenerates the shipped files after a dataclass has changed.
 """
@@ -10,23 +10,17 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from pytest_nemoperf.errors import NemoPerfError, did_you_mean
 from pytest_nemoperf.json_codec import from_data, read_json, to_data
-
-if TYPE_CHECKING:
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import ValidationError
 
 # Names, not classes: the modules of some of these validate their files and so import this one.
 KINDS: Mapping[str, str] = MappingProxyType(
@@ -47,9 +41,9 @@ KINDS: Mapping[str, str] = MappingProxyType(
 )
 """Module and dataclass of each kind of file."""
 
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): ")
-_MAX_RULE_LENGTH = 300
 
 T = TypeVar("T")
 
@@ -86,17 +80,15 @@ def read_contract(
     kind: type[T],
     path: Path,
     *,
-    name: str,
     error: type[NemoPerfError],
     unreadable_hint: str = "",
     corrupt_hint: str = "",
 ) -> T:
-    """Read a JSON file, check it against the shipped schema of its kind, and build its dataclass.
+    """Read a JSON file and build its dataclass; see read_json and from_valid_data.
 
     Args:
         kind: The dataclass.
         path: The file.
-        name: Kind of file, a key of KINDS.
         error: Raised type.
         unreadable_hint: See read_json.
         corrupt_hint: See read_json.
@@ -104,38 +96,82 @@ def read_contract(
     Raises:
         NemoPerfError: Of the given type, with the file's path and the JSON path at fault.
     """
-    data = read_json(path, error=error, unreadable_hint=unreadable_hint, corrupt_hint=corrupt_hint)
-    return from_valid_data(kind, data, name=name, subject=str(path), error=error)
+    data = read_json(path, error=error, unreadable_hint=unreadable_hint, corrupt_hint=corrupt_hint, is_finite=True)
+    return from_valid_data(kind, data, subject=str(path), error=error)
 
 
-def from_valid_data(kind: type[T], data: object, *, name: str, subject: str, error: type[NemoPerfError]) -> T:
-    """Check decoded JSON against the shipped schema of its kind, and build its dataclass; see validate.
+def from_valid_data(kind: type[T], data: object, *, subject: str, error: type[NemoPerfError]) -> T:
+    """Build a dataclass from decoded JSON; unknown keys are refused, as by the shipped schema.
 
-    Data that msgspec builds the dataclass from, and that has no key beside its fields, keeps to the schema, which
-    msgspec made of the same types: that takes a tenth of the validator's time. The validator explains all other data.
+    msgspec made the schemas of the same types, so what it builds the dataclass from keeps to the schema but for keys.
+
+    Args:
+        kind: The dataclass.
+        data: Decoded JSON.
+        subject: Name of the data in messages, e.g. a path.
+        error: Raised type.
+
+    Raises:
+        NemoPerfError: Of the given type, with the JSON path at fault and the rule it breaks.
     """
-    with suppress(msgspec.ValidationError):
-        built = msgspec.convert(data, kind)
-        if _has_known_keys_only(built, data=data):
-            return built
-    validate(data, name=name, subject=subject, error=error)
-    return from_data(kind, data, subject=subject, error=error)
+    try:
+        built = from_data(kind, data, subject=subject, error=error)
+    except error:  # maybe for want of a key that is misspelt
+        schema = msgspec.json.schema(kind)
+        for path, key, known in _keys_beside_schema(schema, data=data, path="$", definitions=schema.get("$defs", {})):
+            raise error(f"{subject}: {path}.{key}: unknown key; {did_you_mean(key, known)}") from None
+        raise
+    for path, key, known in _unknown_keys(built, data=data, path="$"):
+        raise error(f"{subject}: {path}.{key}: unknown key; {did_you_mean(key, known)}")
+    return built
 
 
-def _has_known_keys_only(built: Any, *, data: Any) -> bool:
-    """Return whether every mapping that became a dataclass has keys of its fields only."""
-    if built is data:  # plain data that may have any keys
-        return True
+def _unknown_keys(built: Any, *, data: Any, path: str) -> Iterator[tuple[str, str, frozenset[str]]]:
+    """Yield each key of a mapping that became a dataclass and has no such field: its path, the key, and the fields."""
+    if built is data or isinstance(data, (str, int, float)):  # plain data that may have any keys; an enum's value
+        return
     if isinstance(built, (list, tuple)):
-        return all(_has_known_keys_only(each, data=of) for each, of in zip(built, data, strict=True))
+        for index, (each, of) in enumerate(zip(built, data, strict=True)):
+            yield from _unknown_keys(each, data=of, path=f"{path}[{index}]")
+        return
     names = _field_names(built.__class__)
-    if names is not None:
-        if not data.keys() <= names:
-            return False
-        return all(_has_known_keys_only(getattr(built, key), data=value) for key, value in data.items())
-    if isinstance(built, Mapping):
-        return all(_has_known_keys_only(value, data=data[key]) for key, value in built.items())
-    return isinstance(data, (str, int, float))  # an enum's value, or an int that became a float
+    if names is None:
+        if isinstance(built, Mapping):
+            for key, value in built.items():
+                yield from _unknown_keys(value, data=data[key], path=f"{path}.{key}")
+        return
+    for key, value in data.items():
+        if key in names:
+            if type(value) in _PLAIN:
+                continue
+            yield from _unknown_keys(getattr(built, key), data=value, path=f"{path}.{key}")
+        else:
+            yield path, key, names
+
+
+def _keys_beside_schema(
+    schema: Mapping[str, Any], *, data: Any, path: str, definitions: Mapping[str, Any]
+) -> Iterator[tuple[str, str, Iterable[str]]]:
+    """Yield what _unknown_keys yields, of data that the dataclass can't be built from; by its generated schema."""
+    while "$ref" in schema:
+        schema = definitions[schema["$ref"].rpartition("/")[2]]
+    if isinstance(data, dict):
+        for option in schema.get("anyOf", []):
+            yield from _keys_beside_schema(option, data=data, path=path, definitions=definitions)
+        known = schema.get("properties")
+        for key, value in data.items():
+            inner = schema.get("additionalProperties")
+            if known is not None and key not in known:
+                yield path, key, known
+                continue
+            if known is not None:
+                inner = known[key]
+            if isinstance(inner, dict):
+                yield from _keys_beside_schema(inner, data=value, path=f"{path}.{key}", definitions=definitions)
+    elif isinstance(data, list) and isinstance(schema.get("items"), dict):
+        for index, value in enumerate(data):
+            place = f"{path}[{index}]"
+            yield from _keys_beside_schema(schema["items"], data=value, path=place, definitions=definitions)
 
 
 @cache
@@ -144,55 +180,6 @@ def _field_names(kind: type) -> frozenset[str] | None:
     if not is_dataclass(kind):
         return None
     return frozenset(field.name for field in fields(kind))
-
-
-def validate(data: object, *, name: str, subject: str, error: type[NemoPerfError]) -> None:
-    """Check decoded JSON against the shipped schema of its kind.
-
-    Args:
-        data: Decoded JSON.
-        name: Kind of file, a key of KINDS.
-        subject: Name of the data in messages, e.g. a path.
-        error: Raised type.
-
-    Raises:
-        NemoPerfError: Of the given type, with the JSON path at fault and the rule it breaks.
-    """
-    from jsonschema.exceptions import best_match  # noqa: PLC0415 (only sessions that read files pay for it)
-
-    fault = best_match(_validator(name).iter_errors(data))
-    if fault is not None:
-        raise error(f"{subject}: {_explain(fault)}")
-
-
-@cache
-def _validator(name: str) -> Draft202012Validator:
-    from jsonschema import Draft202012Validator  # noqa: PLC0415 (see validate)
-
-    text = resources.files("pytest_nemoperf").joinpath("schemas", _file_name(name)).read_text(encoding="utf-8")
-    return Draft202012Validator(json.loads(text))
-
-
-def _explain(fault: ValidationError) -> str:
-    fault = _innermost(fault)
-    if fault.validator == "additionalProperties" and isinstance(fault.schema, Mapping):
-        known = fault.schema["properties"]
-        instance: Any = fault.instance
-        for key in instance:
-            if key not in known:
-                return f"{fault.json_path}.{key}: unknown key; {did_you_mean(key, known)}"
-    rule = fault.message
-    if len(rule) > _MAX_RULE_LENGTH:
-        rule = f"{rule[: _MAX_RULE_LENGTH // 2]} ... {rule[-_MAX_RULE_LENGTH // 2 :]}"
-    return f"{fault.json_path}: {rule}"
-
-
-def _innermost(fault: ValidationError) -> ValidationError:
-    """Return the fault inside the nearest type, for a value that fits none of several types."""
-    for inner in fault.context or ():
-        if inner.validator != "type" or inner.relative_path:
-            return _innermost(inner)
-    return fault
 
 
 def _describe(definition: dict[str, Any]) -> None:

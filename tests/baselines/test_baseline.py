@@ -61,8 +61,8 @@ def test_writing_again_returns_the_old_one_and_changes_few_lines(tmp_path: Path,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param(lambda d: d["runs"][0].pop("num_steps"), r"\$\.runs\[0\]: 'num_steps' is a required", id="key"),
-        pytest.param(lambda d: d.update(runs="none"), r"\$\.runs: 'none' is not of type 'array'", id="type"),
+        pytest.param(lambda d: d["runs"][0].pop("num_steps"), r"\$\.runs\[0\] lacks the key 'num_steps'", id="key"),
+        pytest.param(lambda d: d.update(runs="none"), r'\$\.runs is "none"; it must be a list', id="type"),
         pytest.param(lambda d: d.update(run=1), r"\$\.run: unknown key; did you mean runs\?", id="unknown-key"),
         pytest.param(
             lambda d: d.update(schema_version=2), r"\$\.schema_version is 2, newer than the 1 .*upgrade", id="newer"
@@ -92,17 +92,17 @@ def test_writing_again_returns_the_old_one_and_changes_few_lines(tmp_path: Path,
         ),
         pytest.param(
             lambda d: d["runs"][0]["phases"].update(forward=math.nan),
-            r"\$\.runs\[0\]\.phases\.forward is nan; only finite figures",
+            r"\$\.runs\[0\]\.phases\.forward is NaN; it must be a finite number",
             id="not-a-number",
         ),
         pytest.param(
             lambda d: d.update(flops_per_token=math.inf),
-            r"\$\.flops_per_token is inf; only finite figures",
+            r"\$\.flops_per_token is Infinity; it must be a finite",
             id="endless",
         ),
         pytest.param(
-            lambda d: d["runs"][1]["metrics"].update(peak_memory_gib=1e308),
-            r"\$\.runs\[1\]\.metrics\.peak_memory_gib is 1e\+308, the median of the other 2 runs is 1; no machine has "
+            lambda d: d["runs"][1]["metrics"].update(peak_memory_gib=1e30),
+            r"\$\.runs\[1\]\.metrics\.peak_memory_gib is 1e\+30, the median of the other 2 runs is 1; no machine has "
             r"more than 1e\+06 GiB; restore it \(git checkout\), or delete it and record the case again",
             id="more-than-any-machine",
         ),
@@ -114,7 +114,7 @@ def test_writing_again_returns_the_old_one_and_changes_few_lines(tmp_path: Path,
         ),
         pytest.param(
             lambda d: d["runs"][1].update(yardsticks=[{"matmul_sec": 1e-3, "copy_sec": 1e308}]),
-            r"copy_sec=1e\+308 of a yardstick must be .* at `\$\.runs\[1\]\.yardsticks\[0\]`",
+            r"\$\.runs\[1\]\.yardsticks\[0\]: copy_sec=1e\+308 of a yardstick must be",
             id="absurd-yardstick",
         ),
         pytest.param(

@@ -49,3 +49,20 @@ def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(RecipeError, match=r"pyproject\.toml can't be read: .*; mend it"):
         find_ini_lines("perf_python", start=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("tool = 1", "tool must be a section"),
+        ("[[tool.pytest]]\nperf_python = '/x'", "pytest must be a section"),
+        ("[tool.pytest]\nini_options = [1]", "ini_options must be a section"),
+        ("x = " + "[" * 20_000, "recursion"),
+        ("x = " + "9" * 5000, "4300 digits"),
+    ],
+)
+def test_a_file_of_another_form_is_refused(text: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(text, encoding="utf-8")
+
+    with pytest.raises(RecipeError, match=rf"pyproject\.toml can't be read: .*{told}.*; mend it"):
+        find_ini_lines("perf_python", start=tmp_path)

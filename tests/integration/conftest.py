@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 # pytester forgets modules that are imported first inside it: half-forgotten packages have two of each class, numpy
-# can't be loaded twice, and loading rich and jsonschema again took a third of each session
-import jsonschema  # noqa: F401 (as above)
+# can't be loaded twice, and loading rich again took a part of each session
 import pynvml  # noqa: F401 (as above)
 import pytest
 import rich.box

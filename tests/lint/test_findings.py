@@ -131,6 +131,7 @@ def test_a_workload_that_can_not_be_is_an_error() -> None:
         ({"date": "2026-05-01T00:00:00Z"}, "stale", "warning", "is 206 days old (--max-age 180): record it again"),
         ({"date": "2027-05-01T00:00:00Z"}, "date", "error", "lies in the future"),
         ({"date": "yesterday"}, "date", "error", "'yesterday' is no date"),
+        ({"date": "0001-01-01T00:00:00+14:00"}, "date", "error", "'0001-01-01T00:00:00+14:00' is no date"),
         ({"git_dirty": True}, "dirty", "warning", "recorded from changes on top of 0123456789abcdef"),
         ({"git_commit": None}, "dirty", "warning", "recorded outside of a git repository"),
         ({"git_commit": None, "git_dirty": True}, "dirty", "warning", "before its first commit"),
@@ -293,7 +294,10 @@ def test_a_profile_belongs_to_its_baseline(changes: dict[str, Any], levels: list
 
 
 def make_dry_run(*cases: str, gaps: tuple[str, ...] = ()) -> DryRun:
-    asked = tuple(AskedCase(case=case, nodeid=f"test_x.py::test_{case}", tolerances={}) for case in cases)
+    asked = tuple(
+        AskedCase(case=case, nodeid=f"test_x.py::test_{case}", tolerances={"tokens_per_sec_per_gpu": 5.0})
+        for case in cases
+    )
     return DryRun(system="cpu", system_title="CPU", cases=(), asked=asked, gaps=gaps)
 
 

@@ -60,6 +60,12 @@ def test_each_launch_is_a_run_of_its_own(plan: Plan) -> None:
     [
         pytest.param({"loss": float("nan")}, "run 1: loss is not finite at step 0 (8 of 8 steps)", id="nan-loss"),
         pytest.param({"grad_norm": float("inf")}, "run 1: grad_norm is not finite at step 0", id="inf-grad-norm"),
+        pytest.param(
+            {"rank_times_sec": (0.1,)},
+            "run 1: step 0 has 1 rank_times_sec, and 2 ranks trained; write one time for each rank that trains",
+            id="rank-times",
+        ),
+        pytest.param({"rank_busy_sec": (0.1,) * 3}, "run 1: step 0 has 3 rank_busy_sec, and 2 ranks", id="rank-busy"),
         pytest.param({"tokens": 1}, "run 1: step 2 has 1 tokens, 256 were asked for", id="tokens"),
         pytest.param({"flops": 5.0}, "run 1: step 2 claims 5 FLOPs, FLOPs per token x tokens is", id="flops"),
     ],
@@ -220,9 +226,9 @@ def test_that_lengths_vary_is_in_the_workload_only_where_they_do() -> None:
 
 
 def test_a_plan_that_holds_what_has_no_form_in_json_is_refused_by_its_key(plan: Plan) -> None:
-    endless = replace(plan, model=replace(plan.model, rope_theta=float("inf")))
+    endless = replace(plan, framework_options={"scale": float("inf")})
 
-    with pytest.raises(RecipeError, match=r"workload of .*\['model'\]\['rope_theta'\]=inf must be finite"):
+    with pytest.raises(RecipeError, match=r"workload of .*\['framework_options'\]\['scale'\]=inf must be finite"):
         workload_of(endless)
 
 

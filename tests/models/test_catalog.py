@@ -183,7 +183,7 @@ def test_unknown_model_is_answered_with_the_nearest_names() -> None:
 @pytest.mark.parametrize("name", [name for name in TINY if name != "name"])
 @pytest.mark.parametrize("size", [0, -4])
 def test_sizes_must_be_positive(name: str, size: int) -> None:
-    with pytest.raises(RecipeError, match=rf"model mine: {name}={size} must be positive"):
+    with pytest.raises(RecipeError, match=rf"model mine: {name}={size} must be a whole number >= 1"):
         _make(**{name: size})
 
 
@@ -201,14 +201,14 @@ def _compressed(**changes: object) -> ModelConfig:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ratios": 4}, r"compressed_attention.ratios=4 must be a list of one number a layer"),
+        ({"ratios": 4}, r"compressed_attention.ratios=4 must be a list of whole numbers"),
         ({"ratios": (0, 4)}, r"compressed_attention.ratios has 2 numbers for num_layers=4"),
-        ({"ratios": (0, 4, -1, 4)}, r"compressed_attention.ratios has -1; each is a whole number of tokens, or 0"),
-        ({"ratios": (0, 4, 2.5, 4)}, r"compressed_attention.ratios has 2.5"),
+        ({"ratios": (0, 4, -1, 4)}, r"compressed_attention.ratios\[2\]=-1 must be a whole number >= 0"),
+        ({"ratios": (0, 4, 2.5, 4)}, r"compressed_attention.ratios\[2\]=2.5 must be a whole number"),
         ({"num_output_groups": 3}, r"num_output_groups=3 does not divide num_heads="),
         ({"rope_head_dim": 3}, r"rope_head_dim=3 must be even and at most head_dim="),
         ({"rope_head_dim": 512}, r"rope_head_dim=512 must be even and at most head_dim="),
-        ({"index_topk": 0}, r"compressed_attention.index_topk=0 must be positive"),
+        ({"index_topk": 0}, r"compressed_attention.index_topk=0 must be a whole number >= 1"),
     ],
 )
 def test_compressed_attention_must_fit_the_model(changes: dict[str, object], message: str) -> None:

@@ -35,3 +35,8 @@ def test_a_session_may_ask_for_perf_tests_and_others(markexpr: str) -> None:
 def test_a_session_that_does_not_name_perf_or_excludes_it_asks_for_none(markexpr: str) -> None:
     assert not asks_for_perf(markexpr)
     assert not asks_for_perf_alone(markexpr)
+
+
+@pytest.mark.parametrize("markexpr", ["perf and \ud800", "not " * 20_000 + "perf", "(" * 20_000, "\x00"])
+def test_an_expression_that_pytest_refuses_is_left_to_it(markexpr: str) -> None:
+    assert asks_for_perf(markexpr)

@@ -86,7 +86,9 @@ def test_a_case_that_is_there_twice_is_not_frozen() -> None:
             id="identity",
         ),
         pytest.param({"settings": {"rl": {"kl": math.nan}}}, r"settings\['rl'\]\['kl'\]=nan must be", id="setting"),
-        pytest.param({"settings": {"layout": {"gpus": "x"}}}, "layout: Expected `int`, got `str`", id="layout"),
+        pytest.param(
+            {"settings": {"layout": {"gpus": "x"}}}, 'layout.gpus is "x"; it must be a whole number', id="layout"
+        ),
     ],
 )
 def test_figures_that_cannot_have_been_measured_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -105,7 +107,7 @@ def test_the_figures_of_a_stored_file_are_checked_too(stored: Path) -> None:
     ("text", "message"),
     [
         ("{", "not JSON: "),
-        ("[]", "is not of type 'object'"),
+        ("[]", "it must be an object"),
         ('{"name": "0.4", "date": "2026-11-02", "rows": [], "rowz": []}', "unknown key; did you mean rows"),
         ('{"name": "0.5", "date": "2026-11-02", "rows": []}', "holds release '0.5'; file and release must"),
     ],

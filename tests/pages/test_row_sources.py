@@ -141,10 +141,10 @@ def test_a_folder_without_rows_says_what_it_lacks(stored: Path) -> None:
     [
         ("{", "not JSON"),
         ("[]", "holds none of cases, rows and runs"),
-        ('{"cases": []}', r"\$: 'system' is a required property"),
-        ('{"rows": [], "date": "2026-11-30"}', r"required property"),
+        ('{"cases": []}', r"\$ lacks the key 'system'"),
+        ('{"rows": [], "date": "2026-11-30"}', r"lacks the key"),
         ('{"rows": [], "excluded": []}', r"holds published rows; name their system, as published:file"),
-        ('{"runs": []}', r"required property"),
+        ('{"runs": []}', r"lacks the key"),
     ],
 )
 def test_a_file_that_is_none_of_ours_is_an_error_with_its_path(stored: Path, text: str, message: str) -> None:
@@ -169,7 +169,9 @@ def test_results_with_an_impossible_figure_are_refused(stored: Path) -> None:
     data["cases"][0]["measurement"]["runs"][0]["metrics"]["mfu_pct"] = float("nan")
     (stored.parent / "results.json").write_text(json.dumps(data), encoding="utf-8")
 
-    with pytest.raises(BaselineError, match=r"results\.json: row 1 \(pretrain-a\)\.values\.mfu_pct\[0\] is nan"):
+    with pytest.raises(
+        BaselineError, match=r"results\.json: .*runs\[0\]\.metrics\.mfu_pct is NaN; it must be a finite"
+    ):
         read_row_set("results.json", baselines_dir=stored)
 
 

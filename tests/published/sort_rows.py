@@ -24,7 +24,7 @@ def main() -> None:
     rows: list[PublishedRow] = []
     for path in sorted(FOLDER.glob("*.json")):
         read = json.loads(path.read_text(encoding="utf-8"))
-        found = from_valid_data(PublishedRows, read, name="published", subject=str(path), error=BaselineError)
+        found = from_valid_data(PublishedRows, read, subject=str(path), error=BaselineError)
         rows += [*found.rows, *(excluded.row for excluded in found.excluded)]
         data[path.stem] = [*read.get("rows", []), *(excluded["row"] for excluded in read.get("excluded", []))]
     contradictions = find_contradictions(rows)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pytest_nemoperf.errors import BaselineError, RecordError
 from pytest_nemoperf.json_codec import from_data, from_json, to_data, to_json, to_json_line
 from pytest_nemoperf.records.step import PRETRAIN_PHASES, GroupStep, RankError, RunResult, StepRecord, error_file
-from pytest_nemoperf.schema import validate
+from tests.schema_check import schema_faults
 
 seconds = st.floats(1e-6, 1e4)
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -42,7 +42,7 @@ def _make(**changes: Any) -> StepRecord:
 def test_a_step_record_survives_being_written_and_read(record: StepRecord) -> None:
     line = to_json_line(record)
 
-    validate(json.loads(line), name="step", subject="line", error=RecordError)
+    assert schema_faults(json.loads(line), name="step") == []
     assert line.count("\n") == 1
     assert from_json(StepRecord, line, subject="line") == record
 
@@ -102,7 +102,7 @@ def test_half_a_line_is_not_json() -> None:
 
 
 def test_a_wrong_type_is_named_with_its_json_path_and_the_callers_error() -> None:
-    with pytest.raises(BaselineError, match=r"here: Expected `int`, got `str` - at `\$\.tokens`"):
+    with pytest.raises(BaselineError, match=r"here: \$\.tokens is .*; it must be a whole number"):
         from_data(StepRecord, {"step": 0, "step_time_sec": 1.0, "tokens": "8"}, subject="here", error=BaselineError)
 
 
@@ -111,7 +111,7 @@ def test_another_schema_version_is_refused() -> None:
         '"schema_version": 1', '"schema_version": 2'
     )
 
-    with pytest.raises(RecordError, match=r"Invalid enum value 2 - at `\$\.schema_version`"):
+    with pytest.raises(RecordError, match=r"\$\.schema_version is 2, which is none of the known words"):
         from_json(RunResult, text, subject="result.json")
 
 

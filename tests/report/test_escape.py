@@ -11,16 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from pytest_nemoperf.report.escape import (
-    code,
-    code_cell,
-    fenced,
-    html_text,
-    markdown_cell,
-    markdown_text,
-    plain_text,
-    visible_text,
-)
+from pytest_nemoperf.report.escape import code, code_cell, fenced, html_text, markdown_cell, markdown_text
+from pytest_nemoperf.visible import plain_text, visible_text
 
 _PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 _TAGS = re.compile(r"</?(p|span|code)>")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -165,16 +166,22 @@ def test_a_file_that_can_not_be_trusted_is_named(
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"schema_version": 2}, r"case\.json: \$\.schema_version: "),
-        ({"terms": {}}, r"case\.json: \$\.terms: 'tolerances' is a required property"),
+        ({"schema_version": 2}, r"case\.json: \$\.schema_version is 2"),
+        ({"terms": {}}, r"case\.json: \$\.terms lacks the key 'tolerances'"),
         ({"run": []}, r"case\.json: \$\.run: unknown key; did you mean runs\?"),
+        ({"terms": {"tolerances": {}}}, r"case\.json: \$\.terms: tolerances={} lack tokens_per_sec_per_gpu"),
+        ({"terms": {"run_noise_pct": -1.0}}, r"case\.json: \$\.terms: run_noise_pct=-1.0 must be at least 0%"),
+        ({"terms": {"alpha": math.nan}}, r"case\.json: \$\.terms\.alpha is NaN; it must be a finite number"),
         ({"case": "other"}, r"run-1: its case\.json is of other on cpu, not of the plan"),
         ({"runs": []}, "no run is named"),
     ],
 )
 def test_a_record_is_checked_when_it_is_read(case_dir: Path, changes: dict[str, Any], problem: str) -> None:
     path = case_dir / "case.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    data = json.loads(path.read_text())
+    if terms := changes.get("terms"):
+        changes = {"terms": data["terms"] | terms}
+    path.write_text(json.dumps(data | changes))
 
     with pytest.raises(RecordError, match=problem):
         load_case(case_dir)

@@ -349,7 +349,7 @@ def test_another_machine_does_not_compare() -> None:
 
 
 def test_another_workload_does_not_compare_and_the_difference_is_named() -> None:
-    verdict = judged(make_measurement(workload={"seq_len": 64, "layout": {"gpus": 2, "tp": 2}}))
+    verdict = judged(make_measurement(workload={"seq_len": 64, "layout": {"gpus": 2, "tp": 2, "dp_shard": 2}}))
 
     assert verdict.kind is VerdictKind.NOT_COMPARABLE
     assert verdict.reasons == ("other workload: layout: tp is 2, 1 in the baseline",)

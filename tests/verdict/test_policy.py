@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -171,3 +172,26 @@ def test_two_launches_screen_and_rounds_confirm_with_half_of_the_misses_each() -
     assert (screen.max_runs, rounds.max_runs) == (2, 8)
     assert screen.beta == rounds.beta == policy.beta / 2.0
     assert make_policy(confirming_rounds=8, max_runs=1).num_launches == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tolerances": {}}, "tolerances={} lack tokens_per_sec_per_gpu, which metrics without a tolerance"),
+        ({"tolerances": {SPEED: -5.0}}, f"tolerances: {SPEED}=-5.0 must be a percentage above 0 and below 100"),
+        ({"tolerances": {SPEED: 0}}, f"tolerances: {SPEED}=0 must be a percentage above 0 and below 100"),
+        ({"tolerances": {SPEED: 5.0, "speed": 1.0}}, "tolerances: 'speed' is not a judged metric"),
+        ({"tolerances": {SPEED: 5.0, "all": 1.0}}, "tolerances: 'all' stands for metrics in options and recipes"),
+        ({"finds": {SPEED: 100.0}}, f"finds: {SPEED}=100.0 must be a percentage above 0 and below 100"),
+        ({"run_noise_pct": -1.0}, "run_noise_pct=-1.0 must be at least 0% and below 1000%"),
+        ({"memory_noise_pct": math.nan}, "memory_noise_pct=nan must be at least 0%"),
+        ({"alpha": 0.0}, "alpha=0.0 must be a probability below 0.5"),
+        ({"beta": 0.5}, "beta=0.5 must be a probability below 0.5"),
+        ({"max_runs": 0}, "max_runs=0 must be a whole number from 1 to 1,000,000"),
+        ({"min_runs": 10**9}, "min_runs=1000000000 must be a whole number from 1"),
+        ({"confirming_rounds": -1}, "confirming_rounds=-1 must be a whole number from 0"),
+    ],
+)
+def test_a_policy_with_an_impossible_value_can_not_be_made(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=f"^{re.escape(message)}"):
+        make_policy(**changes)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from pytest_nemoperf.baselines.atomic import write_atomically
-from pytest_nemoperf.json_codec import from_json, to_json_line
+from pytest_nemoperf.json_codec import read_data, to_json_line
 from pytest_nemoperf.measure.measurement import Measurement
 
 MEASURE_INTO_VARIABLE: Final = "NEMOPERF_MEASURE_INTO"
@@ -51,7 +51,7 @@ def write_request(folder: Path, request: MeasureRequest) -> None:
 def read_request(folder: Path) -> MeasureRequest:
     """Return the request of a folder."""
     path = folder / _REQUEST
-    return from_json(MeasureRequest, path.read_bytes(), subject=str(path))
+    return read_data(MeasureRequest, path)
 
 
 def write_stage(folder: Path, stage: str) -> None:
@@ -80,7 +80,7 @@ def read_measurement(folder: Path, *, case: str) -> Measurement | None:
     path = folder / _CASES / f"{case}.json"
     if not path.exists():
         return None
-    return from_json(Measurement, path.read_bytes(), subject=str(path))
+    return read_data(Measurement, path)
 
 
 def measured_cases(folder: Path) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from pytest_nemoperf.pricing.generation_memory import generation_memory
-from pytest_nemoperf.pricing.memory import host_bytes, stage_memory
+from pytest_nemoperf.pricing.memory import host_bytes, memory_of_stages
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.recipes.rules import NATIVE
 
@@ -71,8 +71,8 @@ def _rounded_up(count: int, *, multiple: int) -> int:
 
 def _fullest_rank_bytes(plan: Plan) -> int:
     fullest = 0
-    for pp_rank in range(plan.layout.pp):
-        fullest = max(fullest, stage_memory(plan, pp_rank=pp_rank).peak)
+    for stage in memory_of_stages(plan):
+        fullest = max(fullest, stage.peak)
     generation = generation_memory(plan)
     if generation is not None:
         fullest = max(fullest, generation.total)

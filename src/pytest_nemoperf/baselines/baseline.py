@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
@@ -10,11 +9,13 @@ from typing import Any, Final, Literal
 from pytest_nemoperf.baselines.far_off import far_off_figures
 from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.measure.measurement import Measurement, Run, identity_problem
-from pytest_nemoperf.records.metrics import JUDGED, STEP_TIME_SEC
+from pytest_nemoperf.records.figures import Change, Positive
+from pytest_nemoperf.records.metrics import JUDGED, KL, METRICS, REWARD_MEAN, STEP_TIME_SEC
 from pytest_nemoperf.records.profile import Profile
 from pytest_nemoperf.records.provenance import Provenance
 
 BASELINE_SCHEMA_VERSION: Final = 1
+_MAY_BE_NEGATIVE = (REWARD_MEAN.name, KL.name)
 _POSITIVE = (*(metric.name for metric in JUDGED), STEP_TIME_SEC.name)
 
 
@@ -54,7 +55,7 @@ class PublishedSource:
     url: str
     framework: str
     notes: tuple[str, ...] = ()
-    rounding_pct: Mapping[str, float] = field(default_factory=dict)
+    rounding_pct: Mapping[str, Change] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -95,7 +96,7 @@ class Baseline:
     provenance: Provenance
     reason: str
     environment: Mapping[str, str] = field(default_factory=dict)
-    flops_per_token: float | None = None
+    flops_per_token: Positive | None = None
     flops_convention: str | None = None
     anchor: Anchor | None = None
     published: PublishedSource | None = None
@@ -163,10 +164,8 @@ def from_measurement(
     )
 
 
-def impossible_figures(data: Mapping[str, Any], *, baseline: Baseline) -> Iterator[str]:
-    """Yield a sentence for each impossible figure; NaN and Infinity are valid in Python's JSON."""
-    for place, value in _non_finite(data, place="$"):
-        yield f"{place} is {value}; only finite figures can be compared"
+def impossible_figures(baseline: Baseline) -> Iterator[str]:
+    """Yield a sentence for each figure that can't have been measured; the ranges of single ones are in their types."""
     sides = [("$.runs", baseline.runs)]
     if baseline.anchor:
         sides.append(("$.anchor.runs", baseline.anchor.runs))
@@ -178,6 +177,9 @@ def impossible_figures(data: Mapping[str, Any], *, baseline: Baseline) -> Iterat
             for name in _POSITIVE:
                 if run.metrics.get(name, 1.0) <= 0:
                     yield f"{metrics}.{name} is {run.metrics[name]:g}; only positive figures can be compared"
+            for name, value in run.metrics.items():
+                if value < 0 and name in METRICS and name not in (*_POSITIVE, *_MAY_BE_NEGATIVE):
+                    yield f"{metrics}.{name} is {value:g}; it can't be negative"
             problem = identity_problem(run, flops_per_token=baseline.flops_per_token)
             if problem:
                 yield f"{metrics}: {problem}"
@@ -212,15 +214,3 @@ def _only(values: Mapping[str, Any], *, keys: Mapping[str, Any]) -> dict[str, An
             value = _only(value, keys=wanted)
         kept[key] = value
     return kept
-
-
-def _non_finite(node: object, *, place: str) -> Iterator[tuple[str, float]]:
-    """Yield the JSON path of each number that is not finite, and the number."""
-    if isinstance(node, float) and not math.isfinite(node):
-        yield place, node
-    elif isinstance(node, dict):
-        for key, value in node.items():
-            yield from _non_finite(value, place=f"{place}.{key}")
-    elif isinstance(node, list):
-        for number, value in enumerate(node):
-            yield from _non_finite(value, place=f"{place}[{number}]")

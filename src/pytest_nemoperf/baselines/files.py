@@ -15,11 +15,14 @@ from filelock import FileLock, Timeout
 
 from pytest_nemoperf.baselines.atomic import write_atomically
 from pytest_nemoperf.baselines.baseline import BASELINE_SCHEMA_VERSION, Baseline, impossible_figures
-from pytest_nemoperf.errors import BaselineError
+from pytest_nemoperf.errors import BaselineError, RecordError
 from pytest_nemoperf.json_codec import is_there, read_json, to_data, to_json
+from pytest_nemoperf.json_faults import non_finite
+from pytest_nemoperf.measure.stored_workload import check_workload
 from pytest_nemoperf.schema import from_valid_data
 
 _LOCK_TIMEOUT_SEC: Final = 30.0
+_REMEDY: Final = "restore it (git checkout), or delete it and record the case again"
 
 
 def baseline_path(root: Path, *, system: str, case: str) -> Path:
@@ -39,11 +42,16 @@ def read_baseline(path: Path, *, is_in_place: bool = True) -> Baseline:
             that can't have been measured, or breaks the identity TFLOP/s = FLOPs per token x tokens/s. The message
             has the path and the JSON path.
     """
-    data = read_json(path, error=BaselineError, corrupt_hint="restore it (git checkout) or delete it")
+    hint = "restore it (git checkout) or delete it"
+    data = read_json(path, error=BaselineError, corrupt_hint=hint, is_finite=True)
     _check_version(data, path=path)
-    baseline = from_valid_data(Baseline, data, name="baseline", subject=str(path), error=BaselineError)
-    for problem in impossible_figures(data, baseline=baseline):
-        raise BaselineError(f"{path}: {problem}; restore it (git checkout), or delete it and record the case again")
+    baseline = from_valid_data(Baseline, data, subject=str(path), error=BaselineError)
+    try:
+        check_workload(baseline.workload, place="$.workload")
+    except RecordError as exc:
+        raise BaselineError(f"{path}: {exc}; {_REMEDY}") from None
+    for problem in impossible_figures(baseline):
+        raise BaselineError(f"{path}: {problem}; {_REMEDY}")
     if baseline.published is not None:
         raise BaselineError(
             f"{path}: holds a published figure, and the runs of a baseline are measured; --perf-against=published "
@@ -77,7 +85,11 @@ def write_baseline(root: Path, *, baseline: Baseline) -> Baseline | None:
     Raises:
         BaselineError: If the old file is unreadable (it is kept), or the new one can't be written or read back.
     """
-    for problem in impossible_figures(to_data(baseline), baseline=baseline):
+    for place, value in non_finite(to_data(baseline)):
+        raise BaselineError(
+            f"{baseline.case}: {place} is {value}; only finite figures can be compared; it is not stored"
+        )
+    for problem in impossible_figures(baseline):
         raise BaselineError(f"{baseline.case}: {problem}; it is not stored")
     path = baseline_path(root, system=baseline.system, case=baseline.case)
     try:

@@ -29,7 +29,7 @@ def find_profile(baseline_path: Path) -> Profile | None:
     if not is_there(path, error=RecordError):
         return None
     hint = "delete it and store a new one"
-    return read_contract(Profile, path, name="profile", error=RecordError, corrupt_hint=hint)
+    return read_contract(Profile, path, error=RecordError, corrupt_hint=hint)
 
 
 def write_profile(baseline_path: Path, *, profile: Profile) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -13,11 +12,10 @@ from typing import Final
 
 from pytest_nemoperf.cli.baselines_folder import baselines_dir
 from pytest_nemoperf.cli.show import add_format_options, write_text
-from pytest_nemoperf.cli.terminal import has_color, terminal_width
+from pytest_nemoperf.cli.terminal import has_color, terminal_width, write_error
 from pytest_nemoperf.errors import BaselineError, count_text, did_you_mean
 from pytest_nemoperf.pages.row_sources import SourceKind, read_row_set
 from pytest_nemoperf.records.metrics import METRICS, TOKENS_PER_SEC_PER_GPU
-from pytest_nemoperf.report.escape import plain_text
 from pytest_nemoperf.report.row_columns import find_column, full_name
 from pytest_nemoperf.report.row_selection import parse_condition, sorted_rows
 from pytest_nemoperf.report.side_by_side import (
@@ -32,6 +30,7 @@ from pytest_nemoperf.results.line_figures import line_figures
 from pytest_nemoperf.results.row import Row
 from pytest_nemoperf.results.row_ratio import main_metric
 from pytest_nemoperf.results.side_by_side import FACETS, Line, SideBySide, match_rows
+from pytest_nemoperf.visible import plain_text
 
 _FILE_WIDTH: Final = 120
 _RATIO: Final = "ratio"
@@ -116,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
     matched = match_rows(sources, is_by_layout=is_by_layout, equal=equal)
     if not matched.lines:
         text = nothing_matched_text(matched, is_filtered=bool(conditions))
-        sys.stderr.write(f"nemoperf: {plain_text(text)}\n")
+        write_error(f"nemoperf: {plain_text(text)}")
         return 1
     text = _text(_figures(matched, metrics=metrics, arguments=arguments), arguments=arguments)
     write_text(text, output=arguments.output, what=count_text(len(matched.lines), "line"))

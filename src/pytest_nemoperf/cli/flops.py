@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_nemoperf.cli.terminal import write
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.flops.conventions import DEFAULT_CONVENTION, find_convention, flops_conventions
 from pytest_nemoperf.flops.count import flops_terms
@@ -48,11 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
         answers.append(answer)
     if not arguments.json:
         for answer in answers:
-            sys.stdout.write(_flops_text(answer))
+            write(_flops_text(answer))
     elif len(answers) == 1:
-        sys.stdout.write(f"{json.dumps(answers[0], indent=2)}\n")
+        write(f"{json.dumps(answers[0], indent=2)}\n")
     else:
-        sys.stdout.write(f"{json.dumps(answers, indent=2)}\n")
+        write(f"{json.dumps(answers, indent=2)}\n")
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pytest_nemoperf.cli.project_ini import find_ini_lines
+from pytest_nemoperf.cli.terminal import PassingLine, write, write_error
 from pytest_nemoperf.errors import PlanError, RecipeError, did_you_mean
 from pytest_nemoperf.frameworks.availability import IMPORT_LIMIT_SEC, FrameworkStatus, framework_status
 from pytest_nemoperf.frameworks.interpreter import ANY_FRAMEWORK, check_interpreter, parse_interpreters
@@ -18,10 +18,9 @@ from pytest_nemoperf.frameworks.registered import BUILT_IN, RegisteredFrameworks
 from pytest_nemoperf.json_codec import to_printed_json
 from pytest_nemoperf.recipes.rules import NATIVE
 from pytest_nemoperf.report.console import align
-from pytest_nemoperf.report.escape import visible_text
+from pytest_nemoperf.visible import visible_text
 
 _KEY: Final = "perf_python"
-_ERASE: Final = "\r\x1b[K"
 _EPILOG: Final = """\
 examples:
   nemoperf frameworks
@@ -88,9 +87,9 @@ def run(arguments: argparse.Namespace) -> int:
     pythons = _interpreters(arguments.python, known=registered.frameworks)
     statuses = list(_checked(registered, names=names, pythons=pythons, limit_sec=arguments.timeout))
     if arguments.json:
-        sys.stdout.write(to_printed_json(FrameworksReport(frameworks=statuses, problems=registered.problems)))
+        write(to_printed_json(FrameworksReport(frameworks=statuses, problems=registered.problems)))
     else:
-        sys.stdout.write(_text(statuses, problems=registered.problems))
+        write(_text(statuses, problems=registered.problems))
     runnable = [status.is_runnable for status in statuses]
     is_good = all(runnable) if arguments.names else any(runnable)
     return int(not is_good or bool(registered.problems))
@@ -110,9 +109,9 @@ def _interpreters(texts: Sequence[str], *, known: Mapping[str, object]) -> dict[
             if name in (ANY_FRAMEWORK, *known):
                 pythons[name] = str(ini.path.parent / Path(path).expanduser())
             else:
-                sys.stderr.write(
+                write_error(
                     f"nemoperf: {subject} names {name!r}, which is not known here ({did_you_mean(name, known)}); leave "
-                    "it if a conftest.py registers it\n"
+                    "it if a conftest.py registers it"
                 )
     for name, path in parse_interpreters(texts, subject="--python").items():
         if name not in (ANY_FRAMEWORK, *known):
@@ -128,22 +127,18 @@ def _checked(
     registered: RegisteredFrameworks, *, names: Sequence[str], pythons: Mapping[str, str], limit_sec: float
 ) -> Iterator[FrameworkStatus]:
     """Yield the status of each framework; a terminal shows the import that runs, for it may take a minute."""
-    is_shown = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    line = PassingLine()
     for name in names:
         python = pythons.get(name, pythons.get(ANY_FRAMEWORK, ""))
         if name == NATIVE:
             python = ""
-        if is_shown:
-            sys.stderr.write(f"{_ERASE}importing {name} in {python or sys.executable} ...")
-            sys.stderr.flush()
+        line.show(f"importing {name} in {python or sys.executable} ...")
         try:
             yield framework_status(
                 registered.frameworks[name], origin=registered.origins[name], python=python, limit_sec=limit_sec
             )
         finally:
-            if is_shown:
-                sys.stderr.write(_ERASE)
-                sys.stderr.flush()
+            line.erase()
 
 
 def _text(statuses: Sequence[FrameworkStatus], *, problems: Sequence[str]) -> str:

@@ -241,7 +241,7 @@ def _recipe(arguments: argparse.Namespace) -> tuple[Recipe, str | LogFormat]:
     A recipe names the format only if its framework does not: then workload and baselines are those of its sessions.
     """
     path: Path = arguments.recipe
-    recipe = read_contract(Recipe, path, name="recipe", error=RecipeError)
+    recipe = read_contract(Recipe, path, error=RecipeError)
     if arguments.warmup is not None:
         if arguments.warmup < MIN_WARMUP_STEPS:
             raise RecipeError(

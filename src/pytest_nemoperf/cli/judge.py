@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pytest_nemoperf.baselines.baseline import Baseline
 from pytest_nemoperf.baselines.files import baseline_path, find_baseline, read_baseline
 from pytest_nemoperf.cli.baselines_folder import baselines_dir
 from pytest_nemoperf.cli.given import GivenCase, add_given_options, given_case
-from pytest_nemoperf.cli.terminal import has_color, terminal_width
+from pytest_nemoperf.cli.terminal import has_color, terminal_width, write
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.json_codec import to_printed_json
+from pytest_nemoperf.records.provenance import utc_day
 from pytest_nemoperf.report.terminal.failure import render_failure
 from pytest_nemoperf.results.cases import CaseReport, CaseResult
 from pytest_nemoperf.runs.replay import CASE_FILE, CaseRecord
@@ -120,7 +119,7 @@ def print_case(report: CaseReport, *, is_json: bool) -> None:
         text = render_failure(report, width=terminal_width(), color=has_color()) + "\n"
         if report.result.waived:
             text += f"{report.result.waived}: its test passes\n"
-    sys.stdout.write(text)
+    write(text)
 
 
 def _repeated_run_notes(case: GivenCase, *, baseline: Baseline) -> Iterator[str]:
@@ -176,7 +175,7 @@ def _waiver_effect(verdict: Verdict, *, record: CaseRecord) -> WaiverEffect:
         return WaiverEffect()
     waiver = parse_waiver(record.waiver, subject=f"{CASE_FILE} of {record.case}: waiver")
     try:
-        day = datetime.fromisoformat(record.provenance.date).astimezone(UTC).date()
-    except ValueError as exc:
+        day = utc_day(record.provenance.date)
+    except RecordError as exc:
         raise RecordError(f"{CASE_FILE} of {record.case}: provenance.date: {exc}; copy the file again") from None
     return apply_waiver(verdict, waiver=waiver, today=day, release=record.release)

@@ -18,17 +18,18 @@ from typing import Any
 from pytest_nemoperf.baselines.baseline import Baseline
 from pytest_nemoperf.baselines.files import read_baseline
 from pytest_nemoperf.baselines.profile_store import PROFILES_DIR, find_profile
+from pytest_nemoperf.cli.terminal import write
 from pytest_nemoperf.errors import BaselineError, LintError, NemoPerfError, RecipeError, count_text
-from pytest_nemoperf.json_codec import from_json, to_json
+from pytest_nemoperf.json_codec import read_data, to_json
 from pytest_nemoperf.lint.findings import Finding, LooseTolerance, lint_baseline, lint_loose, lint_profile, lint_suite
 from pytest_nemoperf.lint.other_files import lint_published, lint_release
 from pytest_nemoperf.machine.github import is_github, repository_path
 from pytest_nemoperf.pages.releases import NO_SYSTEMS, PUBLISHED_FOLDER, RELEASES_FOLDER, stored_systems
 from pytest_nemoperf.recipes.systems import System, find_system
 from pytest_nemoperf.report.ci.github import Annotation, AnnotationLevel, render_annotation, shown_annotations
-from pytest_nemoperf.report.escape import visible_text
 from pytest_nemoperf.results.dry_run import DRY_RUN_FILE, DryRun
 from pytest_nemoperf.verdict.policy import VerdictPolicy, parse_tolerances, system_policy, with_layer
+from pytest_nemoperf.visible import visible_text
 
 _MAX_AGE_DAYS = 180
 _TAIL_LINES = 15
@@ -93,12 +94,12 @@ def run(arguments: argparse.Namespace) -> int:
     findings = linter.findings()
     counts: Counter[str] = Counter([finding.level for finding in findings])
     if arguments.json:
-        sys.stdout.write(_json_text(findings, counts=counts, num_files=len(linter.files)))
+        write(_json_text(findings, counts=counts, num_files=len(linter.files)))
     else:
-        sys.stdout.write(_text(findings, counts=counts, num_files=len(linter.files)))
+        write(_text(findings, counts=counts, num_files=len(linter.files)))
     if arguments.github or is_github():
         for annotation in shown_annotations(list(map(_annotation, findings))):
-            sys.stdout.write(f"{render_annotation(annotation)}\n")
+            write(f"{render_annotation(annotation)}\n")
     is_failure = counts["error"] > 0 or (arguments.strict and counts["warning"] > 0)
     return int(is_failure)
 
@@ -261,7 +262,7 @@ def _dry_run(tests: Sequence[str], *, system: str) -> DryRun:
         done = subprocess.run(command, capture_output=True, text=True, errors="surrogateescape", check=False)  # noqa: S603 (our own interpreter)
         path = Path(folder) / DRY_RUN_FILE
         if done.returncode == 0 and path.exists():
-            return from_json(DryRun, path.read_bytes(), subject=DRY_RUN_FILE, error=LintError)
+            return read_data(DryRun, path, error=LintError)
     tail = "\n".join([*done.stdout.splitlines(), *done.stderr.splitlines()][-_TAIL_LINES:])
     outcome = "found no perf test" if done.returncode in {0, 5} else f"ended with {done.returncode}"
     raise LintError(f"--tests {' '.join(tests)}: a dry run on {system} {outcome}; mend that first:\n{tail}")

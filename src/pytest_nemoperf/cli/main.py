@@ -8,15 +8,14 @@ import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from pytest_nemoperf.cli.terminal import write, write_error
 from pytest_nemoperf.errors import NemoPerfError, os_error_text
-from pytest_nemoperf.json_codec import readable_text
-from pytest_nemoperf.report.escape import visible_text
+from pytest_nemoperf.visible import readable_text
 
 _USAGE_EXIT = 2
 _INTERRUPTED_EXIT = 130
@@ -64,6 +63,10 @@ _COMMANDS: Mapping[str, str] = MappingProxyType(
 class _Parser(argparse.ArgumentParser):
     """Reports errors in one line, without the usage."""
 
+    def _print_message(self, message: str, file: Any = None) -> None:  # of help and errors
+        if message:
+            write(message, file=file or sys.stderr)
+
     def error(self, message: str) -> NoReturn:
         self.exit(_USAGE_EXIT, f"nemoperf: error: {message}\n")
 
@@ -90,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(arguments.run(arguments))
         sys.stdout.flush()
     except KeyboardInterrupt:
-        _say("interrupted")
+        write_error("nemoperf: interrupted")
         return _INTERRUPTED_EXIT
     except BrokenPipeError:  # as of ``| head``
         _drop_output()
@@ -98,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (NemoPerfError, OSError, MemoryError, RecursionError, UnicodeError) as exc:
         if isinstance(exc, OSError) and exc.filename is None:  # of standard output, as of ``> /dev/full``
             _drop_output()
-        _say(f"error: {_problem_of(exc)}")
+        write_error(f"nemoperf: error: {_problem_of(exc)}")
         return _USAGE_EXIT
     return code
 
@@ -129,13 +132,6 @@ def _problem_of(error: NemoPerfError | OSError | MemoryError | RecursionError | 
     if isinstance(error, UnicodeError) and not isinstance(error, NemoPerfError):
         return f"a text can't be encoded or decoded: {error}; use UTF-8, as with PYTHONUTF8=1"
     return str(error)
-
-
-def _say(text: str) -> None:
-    """Print a line to standard error, if that takes it: the exit code says the rest."""
-    if sys.stderr is not None:  # as of ``2>&-``: print would take standard output
-        with suppress(OSError):
-            print(f"nemoperf: {visible_text(text)}", file=sys.stderr, flush=True)
 
 
 def _drop_output() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from collections import Counter
 from pathlib import Path
 
 from pytest_nemoperf.baselines.atomic import write_atomically
 from pytest_nemoperf.cli.baselines_folder import baselines_dir
+from pytest_nemoperf.cli.terminal import write, write_document, write_error
 from pytest_nemoperf.errors import PageError, count_text
 from pytest_nemoperf.pages.blocks import fill_page, unshown_rows
 from pytest_nemoperf.pages.check import page_differences
@@ -18,7 +18,7 @@ from pytest_nemoperf.pages.releases import check_release_name
 from pytest_nemoperf.pages.selection import NATIVE
 from pytest_nemoperf.pages.sources import PageRows, read_page_rows
 from pytest_nemoperf.pages.templates import TEMPLATES, read_page_text, template_text
-from pytest_nemoperf.report.escape import plain_text
+from pytest_nemoperf.visible import plain_text
 
 _EPILOG = """\
 examples:
@@ -108,18 +108,18 @@ def run(arguments: argparse.Namespace) -> int:
     _warn_of_unshown(page, rows=rows, subject=subject)
     renewed = fill_page(page, rows=rows, subject=subject)
     if arguments.output is None:
-        sys.stdout.write(renewed.text)
+        write_document(renewed.text)
         return 0
     blocks = count_text(len(renewed.blocks), "block")
     if arguments.output.exists() and renewed.text == page.text:
-        sys.stdout.write(f"{arguments.output}: {blocks}, nothing has changed\n")
+        write(f"{arguments.output}: {blocks}, nothing has changed\n")
         return 0
     try:
         write_atomically(arguments.output, text=renewed.text)
     except OSError as exc:
         reason = exc.strerror or exc
         raise PageError(f"{arguments.output}: cannot be written: {reason}; what was there before is untouched") from exc
-    sys.stdout.write(f"{arguments.output}: {blocks} written\n")
+    write(f"{arguments.output}: {blocks} written\n")
     return 0
 
 
@@ -170,7 +170,7 @@ def _read_page(path: Path) -> tuple[Page, str]:
 
 
 def _warn(sentence: str) -> None:
-    sys.stderr.write(f"nemoperf: warning: {plain_text(sentence)}\n")
+    write_error(f"nemoperf: warning: {plain_text(sentence)}")
 
 
 def _warn_of_unshown(page: Page, *, rows: PageRows, subject: str) -> None:
@@ -200,15 +200,15 @@ def _check(arguments: argparse.Namespace, *, rows: PageRows) -> int:
         renewed = fill_page(page, rows=rows, subject=subject)
         found = page_differences(page, renewed=renewed, subject=subject)
         for each in found:
-            sys.stdout.write(f"{each}\n")
+            write(f"{each}\n")
         if found:
             num_differences += len(found)
             remedies.append(_refresh_command(arguments, path=path))
     if remedies:
         differences = count_text(num_differences, "difference")
-        sys.stdout.write(f"\n{differences}; if the rows are right: {' && '.join(remedies)}\n")
+        write(f"\n{differences}; if the rows are right: {' && '.join(remedies)}\n")
         return 1
-    sys.stdout.write(f"{count_text(num_blocks, 'block')} ok\n")
+    write(f"{count_text(num_blocks, 'block')} ok\n")
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from pytest_nemoperf.baselines.files import find_baseline
 from pytest_nemoperf.baselines.store import DEFAULT_FOLDER
 from pytest_nemoperf.cli.baselines_folder import baselines_dir
+from pytest_nemoperf.cli.terminal import write
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.flops.conventions import DEFAULT_CONVENTION
 from pytest_nemoperf.frameworks.complete import complete_recipe
@@ -110,7 +110,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan of a recipe; return the exit code."""
-    sys.stdout.write(plan_text(arguments))
+    write(plan_text(arguments))
     return 0
 
 
@@ -171,13 +171,13 @@ def _unsupported(plan: Plan, *, registered: RegisteredFrameworks) -> str | None:
 
 
 def _read_recipe(arguments: argparse.Namespace) -> Recipe:
-    from pytest_nemoperf.schema import read_contract  # noqa: PLC0415 (jsonschema is slow to import)
+    from pytest_nemoperf.schema import read_contract  # noqa: PLC0415 (msgspec is slow to import)
 
     options = ("model", "model_name", "seq_len", "gbs", "mbs", "precision", "recompute", "framework", "convention")
     for name in (*options, *TRAINING_KEYS, *_FLAGS):
         if getattr(arguments, name) is not None:
             raise RecipeError(f"{_option(name)} with --recipe: the file says it already; use one or the other")
-    return read_contract(Recipe, arguments.recipe, name="recipe", error=RecipeError)
+    return read_contract(Recipe, arguments.recipe, error=RecipeError)
 
 
 def _build_recipe(arguments: argparse.Namespace) -> Recipe:

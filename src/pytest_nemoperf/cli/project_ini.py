@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import configparser
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -62,13 +62,25 @@ def _settings(path: Path, *, section: Sequence[str]) -> Any:
         if path.suffix == ".toml":
             node: Any = tomllib.loads(text)
             for name in section:
-                node = node.get(name, {})
-            return node.get(_INNER) or node or None
+                node = _section(node, name)
+            return _section(node, _INNER) or node or None
         parser = configparser.RawConfigParser()
         parser.read_string(text)
-    except (OSError, ValueError, configparser.Error) as error:
-        raise RecipeError(f"{path} can't be read: {str(error).splitlines()[0]}; mend it") from None
+    except (OSError, ValueError, RecursionError, configparser.Error) as error:
+        raise RecipeError(f"{path} can't be read: {' '.join(str(error).split())}; mend it") from None
     return dict(parser.items(section[0])) if parser.has_section(section[0]) else None
+
+
+def _section(node: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a section of a TOML file; an empty one if there is none.
+
+    Raises:
+        ValueError: If a value of another kind has its name.
+    """
+    section = node.get(name, {})
+    if not isinstance(section, Mapping):
+        raise ValueError(f"{name} must be a section")
+    return section
 
 
 def _lines(value: Any) -> list[str]:

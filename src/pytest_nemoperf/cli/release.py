@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
 
 from pytest_nemoperf.cli.baselines_folder import baselines_dir
-from pytest_nemoperf.cli.terminal import has_color, terminal_width
+from pytest_nemoperf.cli.terminal import has_color, terminal_width, write
 from pytest_nemoperf.errors import BaselineError, count_text, did_you_mean
 from pytest_nemoperf.json_codec import to_printed_json
 from pytest_nemoperf.pages.release_rows import ReleaseRows, cautions, rows_of_baselines, rows_of_sessions
@@ -24,11 +24,11 @@ from pytest_nemoperf.pages.releases import (
     write_release,
 )
 from pytest_nemoperf.report.console import indented, section, to_text
-from pytest_nemoperf.report.escape import plain_text
 from pytest_nemoperf.report.markdown.release_delta import delta_table
 from pytest_nemoperf.report.terminal.release_delta import delta_parts
 from pytest_nemoperf.results.release_delta import ReleaseDelta, compare_releases
 from pytest_nemoperf.results.row import Release, Row
+from pytest_nemoperf.visible import plain_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -245,12 +245,12 @@ def _print_head(parts: Iterable[RenderableType], *, arguments: argparse.Namespac
 
 def _print_delta(delta: ReleaseDelta, *, arguments: argparse.Namespace) -> None:
     if arguments.format == "json":
-        sys.stdout.write(to_printed_json(delta))
+        write(to_printed_json(delta))
     elif arguments.format == "markdown":
-        sys.stdout.write("\n".join(delta_table(delta)) + "\n")
+        write("\n".join(delta_table(delta)) + "\n")
     else:
         _print(["", *delta_parts(delta, is_whole=arguments.all)], file=sys.stdout)
 
 
 def _print(parts: Iterable[RenderableType], *, file: TextIO) -> None:
-    file.write(to_text(parts, width=terminal_width(), color=has_color()) + "\n")
+    write(to_text(parts, width=terminal_width(), color=has_color()) + "\n", file=file)

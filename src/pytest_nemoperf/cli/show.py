@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Final
 
 from pytest_nemoperf.baselines.atomic import write_atomically
 from pytest_nemoperf.cli.baselines_folder import baselines_dir
-from pytest_nemoperf.cli.terminal import has_color, terminal_width
+from pytest_nemoperf.cli.terminal import has_color, terminal_width, write, write_error
 from pytest_nemoperf.errors import BaselineError, count_text
 from pytest_nemoperf.pages.releases import list_releases
 from pytest_nemoperf.pages.row_sources import (
@@ -125,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
     text = _text(shown, total=len(source.rows), arguments=arguments, width=width, color=color)
     write_text(text, output=arguments.output, what=count_text(len(shown.rows), "row"))
     if not source.rows:
-        sys.stderr.write(_empty_hint(source, arguments=arguments, folder=folder))
+        write_error(_empty_hint(source, arguments=arguments, folder=folder).rstrip("\n"))
     return 0
 
 
@@ -172,13 +171,13 @@ def write_text(text: str, *, output: Path | None, what: str = "") -> None:
         BaselineError: If the file can't be written.
     """
     if output is None:
-        sys.stdout.write(text)
+        write(text)
         return
     try:
         write_atomically(output, text=text)
     except OSError as exc:
         raise BaselineError(f"--output={output}: cannot be written: {exc.strerror or exc}") from exc
-    sys.stdout.write(f"{output}: {what}\n" if what else f"{output}\n")
+    write(f"{output}: {what}\n" if what else f"{output}\n")
 
 
 def _check(arguments: argparse.Namespace) -> None:

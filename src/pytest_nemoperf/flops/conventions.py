@@ -10,7 +10,7 @@ from importlib import resources
 from types import MappingProxyType
 from typing import Literal
 
-from pytest_nemoperf.errors import RecipeError, did_you_mean
+from pytest_nemoperf.errors import RecipeError, did_you_mean, shown
 
 DEFAULT_CONVENTION = "megatron-bridge"
 
@@ -91,5 +91,5 @@ def find_convention(name: str) -> FlopsConvention:
     """
     conventions = flops_conventions()
     if name not in conventions:
-        raise RecipeError(f"unknown FLOPs convention {name!r}; {did_you_mean(name, conventions)}")
+        raise RecipeError(f"unknown FLOPs convention {shown(name)}; {did_you_mean(name, conventions)}")
     return conventions[name]

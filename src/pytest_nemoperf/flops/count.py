@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -17,13 +18,15 @@ from pytest_nemoperf.flops.compressed_attention import CORE, compressed_attentio
 from pytest_nemoperf.flops.conventions import FlopsConvention
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import MLA, Activation, FeedForward, Layer, Mixer, MoE
-from pytest_nemoperf.models.weights import model_weights, num_parameters
+from pytest_nemoperf.models.weights import counted_weights, num_parameters
 
 FLOPS_REL_TOL: Final = 1e-4
 """Relative tolerance between two counts of the same FLOPs: stored numbers keep six significant digits."""
 _FORWARD_AND_BACKWARD = 3  # forward, gradient of the input, gradient of the weight
 _FLOPS_PER_MAC = 2
 _FROZEN = 2  # products of frozen weights: they have no gradient of their own
+_KEPT_MODELS: Final = 64
+"""Models whose sums over weights are kept: a batch of many lengths asks for them at each."""
 _PROJECTIONS = ("qkv.weight", "out.weight", "gate_up.weight", "up.weight", "down.weight")
 
 
@@ -97,21 +100,27 @@ def _products_with_weights(model: ModelConfig, convention: FlopsConvention) -> f
     """Return the matrix products a weight takes part in: three, or fewer if it is frozen beside an adapter."""
     if convention.lora is None:
         return _FORWARD_AND_BACKWARD
+    return _FROZEN + convention.lora_rank * _adapter_width(model) / num_parameters(model)
+
+
+@lru_cache(maxsize=_KEPT_MODELS)
+def _adapter_width(model: ModelConfig) -> int:
+    """Return inputs and outputs of all projections that an adapter of rank 1 would have parameters for."""
     adapter_width = 0
-    for weight in model_weights(model):
+    for weight, count in counted_weights(model):
         if weight.is_expert or not weight.name.endswith(_PROJECTIONS):
             continue
         sections: tuple[int, ...] = ()
         if weight.split is not None:
             sections = weight.split.sections
         for rows in sections or (weight.shape[0],):  # an adapter for each of the fused projections
-            adapter_width += weight.shape[1] + rows
-    return _FROZEN + convention.lora_rank * adapter_width / num_parameters(model)
+            adapter_width += count * (weight.shape[1] + rows)
+    return adapter_width
 
 
 def _macs(model: ModelConfig, *, seq_len: int, convention: FlopsConvention, tp: int) -> Iterator[tuple[str, float]]:
     """Yield name and forward multiply-adds per token of each term; names repeat over the layers."""
-    for layer, count in Counter(model.layers).items():
+    for layer, count in model.layer_counts.items():
         for name, term in _layer_macs(model, layer, seq_len=seq_len, convention=convention):
             yield name, count * term
     head_rows = model.vocab_size
@@ -270,16 +279,17 @@ def _mtp_projection(model: ModelConfig, convention: FlopsConvention) -> float:
     return macs
 
 
+@lru_cache(maxsize=_KEPT_MODELS)
 def _num_small_parameters(model: ModelConfig) -> float:
     """Return the active parameters outside matrix products: norms, biases, convolutions."""
     active = 1.0
     if model.moe is not None:
         active = model.moe.topk / model.moe.num_experts
     total = 0.0
-    for weight in model_weights(model):
+    for weight, count in counted_weights(model):
         if weight.name.startswith(("mtp.", "embedding.", "positions.")):
             continue
         if len(weight.shape) > 1 and not weight.name.endswith((".bias", "conv.weight", "streams.weight")):
             continue
-        total += weight.numel * (active if weight.is_expert else 1.0)
+        total += count * weight.numel * (active if weight.is_expert else 1.0)
     return total

@@ -13,7 +13,7 @@ from typing import Final
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.frameworks.interpreter import find_interpreter, versions_in
 from pytest_nemoperf.frameworks.protocol import RankCommand
-from pytest_nemoperf.json_codec import from_json, to_json
+from pytest_nemoperf.json_codec import read_data, to_json
 from pytest_nemoperf.logs.reading import find_log_files
 from pytest_nemoperf.records.fingerprint import watched_variables
 
@@ -97,7 +97,7 @@ def noted_launch(run_dir: Path) -> Launch | None:
     path = run_dir / LAUNCH_FILE
     if not path.exists():
         return None
-    return from_json(Launch, path.read_bytes(), subject=str(path))
+    return read_data(Launch, path)
 
 
 def noted_environment(run_dir: Path) -> dict[str, str]:
@@ -105,7 +105,7 @@ def noted_environment(run_dir: Path) -> dict[str, str]:
     path = run_dir / _ENVIRONMENT_FILE
     if not path.exists():
         return {}
-    return from_json(dict[str, str], path.read_bytes(), subject=str(path))
+    return read_data(dict[str, str], path)
 
 
 def _write(run_dir: Path, *, directory: Path, log_file: str) -> None:

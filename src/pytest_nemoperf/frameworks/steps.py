@@ -8,26 +8,25 @@ from dataclasses import fields
 from pathlib import Path
 
 from pytest_nemoperf.errors import RecordError, did_you_mean
-from pytest_nemoperf.json_codec import from_data, parse_json
+from pytest_nemoperf.json_codec import from_data, parse_json, read_file
+from pytest_nemoperf.records.figures import MAX_FIGURE
 from pytest_nemoperf.records.step import StepRecord
 
-_MAX_NUMBER = 1e100
-"""Far above any number of a real step, yet small enough that no sum, ratio or rate overflows a float."""
 _KEYS = frozenset(item.name for item in fields(StepRecord))
 
 
-def read_step_records(path: Path, *, total_steps: int) -> tuple[StepRecord, ...]:
+def read_step_records(path: Path, *, total_steps: int | None) -> tuple[StepRecord, ...]:
     """Return the records of a file in order; fewer than planned is not an error here.
 
     Args:
         path: File with one StepRecord as a JSON object per line.
-        total_steps: Steps of the plan, warm-up included.
+        total_steps: Steps of the plan, warm-up included; None for any number, from any step on.
 
     Raises:
         RecordError: If a line is torn, no record, impossible, out of order or beyond the plan; names file and line.
     """
     records: list[StepRecord] = []
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = read_file(path).decode(errors="replace")
     lines = text.removesuffix("\n").split("\n") if text else []
     for number, line in enumerate(lines, start=1):
         subject = f"{path}:{number}"
@@ -37,9 +36,9 @@ def read_step_records(path: Path, *, total_steps: int) -> tuple[StepRecord, ...]
                 f"{subject}: step {record.step} after step {records[-1].step}; "
                 "write each step once, in order, from rank 0 only"
             )
-        if record.step >= total_steps and records and records[0].step == 1:
-            raise RecordError(f"{path}:1: the first step is 1; count steps from 0")
-        if record.step >= total_steps:
+        if total_steps is not None and not records and record.step == 1:
+            raise RecordError(f"{subject}: the first step is 1; count steps from 0")
+        if total_steps is not None and record.step >= total_steps:
             raise RecordError(
                 f"{subject}: step {record.step}, but the plan has {total_steps} steps, counted from 0; "
                 "run as many as the plan's warmup_steps + steps"
@@ -64,7 +63,7 @@ def _read_line(line: str, *, subject: str, is_whole: bool) -> StepRecord:
         if key not in _KEYS:
             raise RecordError(f"{subject}: unknown key {key!r}; {did_you_mean(key, _KEYS)}")
     for name in _oversized(data):
-        raise RecordError(f"{subject}: {name} is beyond {_MAX_NUMBER:g}; no step takes, counts or computes so much")
+        raise RecordError(f"{subject}: {name} is beyond {MAX_FIGURE:g}; no step takes, counts or computes so much")
     try:
         return from_data(StepRecord, data, subject=subject)
     except RecordError as error:
@@ -74,12 +73,12 @@ def _read_line(line: str, *, subject: str, is_whole: bool) -> StepRecord:
 
 
 def _oversized(node: object, *, name: str = "") -> Iterator[str]:
-    """Yield the keys of finite numbers beyond _LARGEST; numbers that are not finite are judged later."""
+    """Yield the keys of finite numbers beyond MAX_FIGURE; numbers that are not finite are judged later."""
     if isinstance(node, dict):
         for key, value in node.items():
             yield from _oversized(value, name=f"{name}.{key}".lstrip("."))
     elif isinstance(node, list):
         for value in node:
             yield from _oversized(value, name=name)
-    elif isinstance(node, int | float) and _MAX_NUMBER < abs(node) < math.inf:
+    elif isinstance(node, int | float) and MAX_FIGURE < abs(node) < math.inf:
         yield name

@@ -14,7 +14,7 @@ from pytest_nemoperf.frameworks.number_formats import unsupported_format, versio
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.frameworks.requirements import Requirement
 from pytest_nemoperf.frameworks.steps import read_step_records
-from pytest_nemoperf.json_codec import from_json
+from pytest_nemoperf.json_codec import read_data
 from pytest_nemoperf.models.trainable import unsupported_model
 from pytest_nemoperf.recipes.recipe import Plan, Precision, Recompute
 from pytest_nemoperf.recipes.rules import NATIVE
@@ -66,7 +66,7 @@ class TorchFramework:
                 raise RecordError(
                     f"the ranks exited with 0 but left no {path}; the run is incomplete, see the logs in {run_dir}/logs"
                 )
-        result = from_json(RunResult, result_path.read_bytes(), subject=str(result_path))
+        result = read_data(RunResult, result_path)
         records = read_step_records(steps_path, total_steps=plan.total_steps)
         _check_count("num_ranks", result.num_ranks, planned=plan.layout.total_gpus, subject=result_path)
         _check_count("num_steps", result.num_steps, planned=plan.total_steps, subject=result_path)

@@ -15,7 +15,7 @@ import psutil
 
 from pytest_nemoperf.errors import LaunchError, RecordError
 from pytest_nemoperf.frameworks.protocol import RankCommand
-from pytest_nemoperf.json_codec import from_json
+from pytest_nemoperf.json_codec import read_data
 from pytest_nemoperf.launchers.helper import Helper
 from pytest_nemoperf.launchers.protocol import LaunchResult, LaunchStatus, RankExit
 from pytest_nemoperf.process.supervise import SETTLE_SEC, Report, Request
@@ -202,7 +202,7 @@ def _result(report: Report, *, request: Request, timed_out: bool) -> LaunchResul
 
 def _error_time(path: Path) -> float:
     try:
-        return from_json(RankError, path.read_bytes(), subject=str(path)).time_sec
+        return read_data(RankError, path).time_sec
     except RecordError:  # torn: written while the process was killed
         return path.stat().st_mtime
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pytest_nemoperf.errors import RecipeError, check_flag, did_you_mean
+from pytest_nemoperf.bounds import check_fields
+from pytest_nemoperf.errors import RecipeError, did_you_mean, shown
 
 LAYOUT_CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"pp_schedule": ("1f1b", "zero_bubble"), "cp_comm": ("all_gather", "a2a")}
@@ -37,11 +38,7 @@ class GenerationLayout:
     is_colocated: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("gpus", "tp", "pp"):
-            degree = getattr(self, name)
-            if type(degree) is not int or degree < 1:
-                raise RecipeError(f"{name}={degree!r} of a generation layout must be a whole number >= 1")
-        check_flag(self.is_colocated, subject="is_colocated of a generation layout")
+        check_fields(self, of=" of a generation layout")
         if self.gpus % (self.tp * self.pp):
             raise RecipeError(
                 f"generation gpus={self.gpus} are not a multiple of tp*pp ({self.tp}*{self.pp}={self.tp * self.pp}), "
@@ -116,7 +113,11 @@ class Layout:
     generation: GenerationLayout | None = None
 
     def __post_init__(self) -> None:
-        self._check_degrees()
+        for name, words in LAYOUT_CHOICES.items():
+            word = getattr(self, name)
+            if word not in words:
+                raise RecipeError(f"unknown {name} {shown(word)}; choose {' or '.join(words)}")
+        check_fields(self, of=" of a layout")
         product = self.dp * self.cp * self.tp * self.pp
         if product != self.gpus:
             raise RecipeError(
@@ -170,25 +171,8 @@ class Layout:
             f"{self._expert_ranks}); {advice}, or raise {data}"
         )
 
-    def _check_degrees(self) -> None:
-        for field in fields(self):
-            degree = getattr(self, field.name)
-            if field.name == "generation":
-                continue
-            if field.name in LAYOUT_CHOICES:
-                if degree not in LAYOUT_CHOICES[field.name]:
-                    raise RecipeError(
-                        f"unknown {field.name} {degree!r}; choose {' or '.join(LAYOUT_CHOICES[field.name])}"
-                    )
-            elif field.name in LAYOUT_FLAGS:
-                check_flag(degree, subject=f"{field.name} of a layout")
-            elif type(degree) is not int or degree < 1:
-                raise RecipeError(f"{field.name}={degree!r} of a layout must be a whole number >= 1")
-
     def _check_generation(self) -> None:
         generation = self.generation
-        if generation is not None and not isinstance(generation, GenerationLayout):
-            raise RecipeError(f"generation={generation!r} of a layout must be a GenerationLayout, or None")
         if generation is not None and generation.is_colocated and generation.gpus != self.gpus:
             raise RecipeError(
                 f"generation gpus={generation.gpus} take turns with training on gpus={self.gpus}, so the two must be "
@@ -252,6 +236,7 @@ def _degrees_label(degrees: Iterable[tuple[str, int]]) -> str:
 
 TRAINING_KEYS = tuple(item.name for item in fields(Layout) if item.name != "generation")
 """Attributes of a Layout about training."""
+_GENERATION_KEYS = tuple(item.name for item in fields(GenerationLayout))
 
 
 def layout_of(value: Layout | Mapping[str, Any], *, system: str) -> Layout:
@@ -262,13 +247,23 @@ def layout_of(value: Layout | Mapping[str, Any], *, system: str) -> Layout:
     """
     if isinstance(value, Layout):
         return value
-    known = (*TRAINING_KEYS, "generation")
-    for key in value:
-        if key not in known:
-            raise RecipeError(f"unknown layout key {key!r} for system {system}; {did_you_mean(key, known)}")
-    if "gpus" not in value:
-        raise RecipeError(f"the layout for system {system} lacks 'gpus'; give the number of ranks")
+    subject = f"layout for system {system}"
+    _check_keys(value, known=(*TRAINING_KEYS, "generation"), subject=subject)
     generation = value.get("generation")
     if isinstance(generation, Mapping):
+        _check_keys(generation, known=_GENERATION_KEYS, subject=f"generation {subject}")
         value = {**value, "generation": GenerationLayout(**generation)}
     return Layout(**value)
+
+
+def _check_keys(value: object, *, known: tuple[str, ...], subject: str) -> None:
+    """Check that a layout's mapping has its number of ranks, and no key that it knows nothing of."""
+    if not isinstance(value, Mapping):
+        raise RecipeError(
+            f"the {subject} is {shown(value)}; give a Layout, or a mapping such as {{'gpus': 8, 'tp': 2}}"
+        )
+    for key in value:
+        if key not in known:
+            raise RecipeError(f"unknown key {shown(key)} of the {subject}; {did_you_mean(key, known)}")
+    if "gpus" not in value:
+        raise RecipeError(f"the {subject} lacks 'gpus'; give the number of ranks")

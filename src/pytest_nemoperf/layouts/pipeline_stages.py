@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
+from heapq import heapify, heapreplace
 from itertools import accumulate, pairwise
+from typing import Final
 
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.layouts.layout import Layout
@@ -14,6 +17,8 @@ from pytest_nemoperf.models.architecture import ModelConfig
 _EMBEDDING_LOAD = 1
 _HEAD_LOAD = 1
 _MTP_LOAD = 1
+_KEPT_SPLITS: Final = 64
+"""Splits that are kept: pricing asks for that of a plan at every stage."""
 
 
 def stage_layers(model: ModelConfig, *, pp: int, vp: int) -> tuple[tuple[range, ...], ...]:
@@ -42,11 +47,15 @@ def stage_layers(model: ModelConfig, *, pp: int, vp: int) -> tuple[tuple[range, 
         Narayanan et al. 2021, section 2.2.2, https://arxiv.org/abs/2104.04473, for the order of the chunks;
         Megatron-Core's account_for_embedding_in_pipeline_split and account_for_loss_in_pipeline_split for the loads.
     """
-    num_pieces = pp * vp
-    if num_pieces > model.num_layers + _EMBEDDING_LOAD + _HEAD_LOAD:
+    if pp * vp > model.num_layers + _EMBEDDING_LOAD + _HEAD_LOAD:
         raise PlanError(_too_many_chunks(model, pp=pp, vp=vp))
-    bounds = accumulate(_piece_sizes(model, num_pieces=num_pieces), initial=0)
-    pieces = [range(first, end) for first, end in pairwise(bounds)]
+    return _stage_layers(model.num_layers, model.mtp_num_layers, pp=pp, vp=vp)
+
+
+@lru_cache(maxsize=_KEPT_SPLITS)
+def _stage_layers(num_layers: int, mtp_num_layers: int, *, pp: int, vp: int) -> tuple[tuple[range, ...], ...]:
+    sizes = _piece_sizes(num_layers, mtp_num_layers=mtp_num_layers, num_pieces=pp * vp)
+    pieces = [range(first, end) for first, end in pairwise(accumulate(sizes, initial=0))]
     return tuple(tuple(pieces[rank::pp]) for rank in range(pp))
 
 
@@ -89,10 +98,10 @@ def schedule_problems(layout: Layout, *, num_micro_batches: int, is_compiled: bo
         )
 
 
-def _piece_sizes(model: ModelConfig, *, num_pieces: int) -> list[int]:
-    if model.num_layers % num_pieces == 0:
-        return [model.num_layers // num_pieces] * num_pieces
-    num_empty = max(0, num_pieces - model.num_layers)
+def _piece_sizes(num_layers: int, *, mtp_num_layers: int, num_pieces: int) -> list[int]:
+    if num_layers % num_pieces == 0:
+        return [num_layers // num_pieces] * num_pieces
+    num_empty = max(0, num_pieces - num_layers)
     if num_empty:
         sizes = [1] * num_pieces
         sizes[-1] = 0
@@ -102,9 +111,11 @@ def _piece_sizes(model: ModelConfig, *, num_pieces: int) -> list[int]:
     sizes = [1] * num_pieces
     loads = [1] * num_pieces
     loads[0] += _EMBEDDING_LOAD
-    loads[-1] += _HEAD_LOAD + _MTP_LOAD * model.mtp_num_layers
-    for _ in range(model.num_layers - num_pieces):
-        piece = min(range(num_pieces), key=lambda index: (loads[index], -index))
-        sizes[piece] += 1
-        loads[piece] += 1
+    loads[-1] += _HEAD_LOAD + _MTP_LOAD * mtp_num_layers
+    queue = [(load, -piece) for piece, load in enumerate(loads)]  # the least load first, of equal ones the last piece
+    heapify(queue)
+    for _ in range(num_layers - num_pieces):
+        load, negative = queue[0]
+        sizes[-negative] += 1
+        heapreplace(queue, (load + 1, negative))
     return sizes

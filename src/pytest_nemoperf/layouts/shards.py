@@ -6,7 +6,8 @@ The native engine allocates exactly these; a test starts real ranks and compares
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -20,6 +21,7 @@ from pytest_nemoperf.models.weights import (
     block_weights,
     embedding_weights,
     head_weights,
+    layer_weights,
     mtp_weights,
     num_local_kv_heads,
     sharded_dim,
@@ -81,12 +83,7 @@ def stage_shards(model: ModelConfig, *, layout: Layout, pp_rank: int) -> tuple[W
     embeds the tokens again.
     """
     is_last = pp_rank == layout.pp - 1
-    shards: list[WeightShard] = []
-    if pp_rank == 0:
-        shards += _shards(embedding_weights(model), unit="root", layout=layout)
-    elif is_last and (model.tied_embeddings or model.mtp_num_layers):
-        table, *_ = embedding_weights(model)
-        shards += _shards([table], unit="root", layout=layout)
+    shards = _first_shards(model, layout=layout, is_first=pp_rank == 0, is_last=is_last)
     for chunk in stage_layers(model, pp=layout.pp, vp=layout.vp)[pp_rank]:
         for index in chunk:
             shards += _shards(block_weights(model, index), unit=f"blocks.{index}", layout=layout)
@@ -97,11 +94,51 @@ def stage_shards(model: ModelConfig, *, layout: Layout, pp_rank: int) -> tuple[W
     return tuple(shards)
 
 
-def layers_of_stage(model: ModelConfig, *, layout: Layout, pp_rank: int) -> list[Layer]:
-    """Return the decoder layers of a pipeline stage, all its model chunks together."""
-    own: list[Layer] = []
+def counted_shards(model: ModelConfig, *, layout: Layout, pp_rank: int) -> tuple[tuple[WeightShard, int], ...]:
+    """Return the weight shards of a stage's rank, one for each kind of layer, with the number of layers like it.
+
+    A unit is named after the first layer of its kind.
+    """
+    kinds = tuple(layers_of_stage(model, layout=layout, pp_rank=pp_rank).items())
+    return _counted_shards(model, layout, kinds, is_first=pp_rank == 0, is_last=pp_rank == layout.pp - 1)
+
+
+@lru_cache(maxsize=_KEPT_STAGES)
+def _counted_shards(
+    model: ModelConfig, layout: Layout, kinds: tuple[tuple[Layer, int], ...], *, is_first: bool, is_last: bool
+) -> tuple[tuple[WeightShard, int], ...]:
+    counted = []
+    for shard in _first_shards(model, layout=layout, is_first=is_first, is_last=is_last):
+        counted.append((shard, 1))
+    for layer, count in kinds:
+        unit = f"blocks.{model.layers.index(layer)}"
+        for shard in _shards(layer_weights(model, layer, name=unit), unit=unit, layout=layout):
+            counted.append((shard, count))
+    if is_last:
+        for shard in _shards(head_weights(model), unit="root", layout=layout):
+            counted.append((shard, 1))
+        for depth in range(model.num_mtp_blocks):
+            for shard in _shards(mtp_weights(model, depth), unit=f"mtp.{depth}", layout=layout):
+                counted.append((shard, 1))
+    return tuple(counted)
+
+
+def _first_shards(model: ModelConfig, *, layout: Layout, is_first: bool, is_last: bool) -> list[WeightShard]:
+    """Return the shards before a stage's layers: of tables, or of the last stage's copy of the embedding."""
+    if is_first:
+        return _shards(embedding_weights(model), unit="root", layout=layout)
+    if is_last and (model.tied_embeddings or model.mtp_num_layers):
+        table, *_ = embedding_weights(model)
+        return _shards([table], unit="root", layout=layout)
+    return []
+
+
+def layers_of_stage(model: ModelConfig, *, layout: Layout, pp_rank: int) -> Mapping[Layer, int]:
+    """Return the number of decoder layers of each kind on a pipeline stage, all its model chunks together."""
+    layers = model.layers
+    own: Counter[Layer] = Counter()
     for chunk in stage_layers(model, pp=layout.pp, vp=layout.vp)[pp_rank]:
-        own += map(model.layer, chunk)
+        own.update(layers[chunk.start : chunk.stop])
     return own
 
 

@@ -6,13 +6,14 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Literal
 
 from pytest_nemoperf.baselines.baseline import Baseline, find_mismatches
-from pytest_nemoperf.errors import NemoPerfError, count_text
+from pytest_nemoperf.errors import NemoPerfError, RecordError, count_text
 from pytest_nemoperf.flops.count import FLOPS_REL_TOL
 from pytest_nemoperf.measure.measurement import Run
+from pytest_nemoperf.measure.stored_workload import is_in_process
 from pytest_nemoperf.recipes.other_framework import without_framework
 from pytest_nemoperf.records.metrics import (
     METRICS,
@@ -21,7 +22,7 @@ from pytest_nemoperf.records.metrics import (
     Metric,
 )
 from pytest_nemoperf.records.profile import Profile
-from pytest_nemoperf.records.provenance import Provenance
+from pytest_nemoperf.records.provenance import Provenance, utc_day
 from pytest_nemoperf.report.cells import percent
 from pytest_nemoperf.report.resolution import LOOSE_RATIO
 from pytest_nemoperf.results.dry_run import DryRun
@@ -32,7 +33,7 @@ from pytest_nemoperf.verdict.policy import VerdictPolicy
 from pytest_nemoperf.verdict.repeated_metrics import distinct_metrics
 from pytest_nemoperf.verdict.resolution import limits_of, self_test, unmet_tolerance_message
 from pytest_nemoperf.verdict.sequential import loss_of_cost
-from pytest_nemoperf.verdict.workload import WorkloadFacts, facts_of, is_in_process
+from pytest_nemoperf.verdict.workload import WorkloadFacts, facts_of
 
 _MIN_RUNS = 3  # fewer show next to nothing of the noise between them
 
@@ -270,9 +271,9 @@ def _losses(runs: Sequence[Run]) -> dict[int, float]:
 def _origin_findings(baseline: Baseline, *, path: str, today: date, max_age_days: int) -> Iterator[Finding]:
     origin = baseline.provenance
     try:
-        age = (today - datetime.fromisoformat(origin.date).astimezone(UTC).date()).days
-    except ValueError:
-        yield _error(path, "date", f"$.provenance.date: {origin.date!r} is no date; write e.g. 2026-12-31T12:00:00Z")
+        age = (today - utc_day(origin.date)).days
+    except RecordError as exc:
+        yield _error(path, "date", f"$.provenance.date: {exc}")
     else:
         if age > max_age_days:
             message = f"is {age} days old (--max-age {max_age_days}): record it again, with what the code runs on now"

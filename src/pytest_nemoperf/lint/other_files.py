@@ -19,7 +19,7 @@ from pytest_nemoperf.schema import read_contract
 def lint_release(path: Path) -> list[Finding]:
     """Return the findings on the file of a release: its name, its day, its figures, the release before it."""
     try:
-        release = read_contract(Release, path, name="release", error=BaselineError, corrupt_hint="restore it")
+        release = read_contract(Release, path, error=BaselineError, corrupt_hint="restore it")
     except BaselineError as exc:
         return [_error(path, "file", str(exc).removeprefix(f"{path}: "))]
     findings = []
@@ -46,7 +46,7 @@ def lint_release(path: Path) -> list[Finding]:
 def lint_published(path: Path) -> list[Finding]:
     """Return the findings on a file of published rows: schema, ids, systems, figures that are no numbers."""
     try:
-        published = read_contract(PublishedRows, path, name="published", error=BaselineError, corrupt_hint="restore it")
+        published = read_contract(PublishedRows, path, error=BaselineError, corrupt_hint="restore it")
     except BaselineError as exc:
         return [_error(path, "file", str(exc).removeprefix(f"{path}: "))]
     findings = []

@@ -10,7 +10,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, Literal
 
-from pytest_nemoperf.errors import RecipeError, did_you_mean
+from pytest_nemoperf.errors import RecipeError, did_you_mean, enum_member, shown
 from pytest_nemoperf.records.step import PRETRAIN_PHASES, RL_PHASES, RolloutStats
 
 RUN_DIR: Final = "{run_dir}"
@@ -102,12 +102,7 @@ class LogFormat:
     comma: Literal["", "thousands", "decimal"] = ""
 
     def __post_init__(self) -> None:
-        try:
-            object.__setattr__(self, "kind", LogKind(self.kind))
-        except ValueError:
-            raise RecipeError(
-                f"unknown kind of log {self.kind!r}; {did_you_mean(str(self.kind), list(LogKind))}"
-            ) from None
+        object.__setattr__(self, "kind", enum_member(LogKind, self.kind, subject="kind of log"))
         object.__setattr__(self, "patterns", _patterns_of(self.patterns))
         _check_fields(self.fields)
         is_text = self.kind is LogKind.TEXT
@@ -115,10 +110,10 @@ class LogFormat:
             needed = "patterns" if is_text else "fields"
             raise RecipeError(f"a log of kind {self.kind} needs {needed}, and only these; give {needed}=...")
         if self.comma not in _COMMAS:
-            raise RecipeError(f"log_format: comma={self.comma!r} must be one of {', '.join(map(repr, _COMMAS))}")
+            raise RecipeError(f"log_format: comma={shown(self.comma)} must be one of {', '.join(map(repr, _COMMAS))}")
         for name in self.names():
             if name not in QUANTITIES and not name.startswith(RAW):
-                raise RecipeError(f"log_format: unknown quantity {name!r}; {did_you_mean(name, QUANTITIES)}")
+                raise RecipeError(f"log_format: unknown quantity {shown(name)}; {did_you_mean(name, QUANTITIES)}")
         self._check_names()
 
     def _check_names(self) -> None:
@@ -126,7 +121,7 @@ class LogFormat:
         for pattern in self.patterns:
             if not re.compile(pattern).groupindex:
                 raise RecipeError(
-                    f"log_format: {pattern!r} names no quantity; put named groups around its numbers, such as "
+                    f"log_format: {shown(pattern)} names no quantity; put named groups around its numbers, such as "
                     r"(?P<step_time_sec>\S+)"
                 )
         names = set(self.names())
@@ -156,8 +151,8 @@ class LogFormat:
         for pattern in self.patterns:
             try:
                 groups = re.compile(pattern).groupindex
-            except re.error as error:
-                raise RecipeError(f"log_format: {pattern!r} is no regular expression: {error}") from None
+            except (re.error, OverflowError, RecursionError) as error:
+                raise RecipeError(f"log_format: {shown(pattern)} is no regular expression: {error}") from None
             for name in groups:
                 yield quantity_of(name)
 
@@ -171,7 +166,7 @@ def _patterns_of(patterns: object) -> tuple[str, ...]:
     if isinstance(patterns, str):
         return (patterns,)
     if not isinstance(patterns, tuple | list) or not all(isinstance(pattern, str) for pattern in patterns):
-        raise RecipeError(f"log_format: patterns={patterns!r} must be regular expressions: texts in a tuple")
+        raise RecipeError(f"log_format: patterns={shown(patterns)} must be regular expressions: texts in a tuple")
     return tuple(patterns)
 
 
@@ -183,12 +178,14 @@ def _check_fields(fields: object) -> None:
     """
     example = 'such as {"step_time_sec": "timing/step"}'
     if not isinstance(fields, Mapping):
-        raise RecipeError(f"log_format: fields={fields!r} must be a dict of key, column or tag by quantity, {example}")
+        raise RecipeError(
+            f"log_format: fields={shown(fields)} must be a dict of key, column or tag by quantity, {example}"
+        )
     for name, key in fields.items():
         if not (isinstance(name, str) and isinstance(key, str) and key):
             raise RecipeError(
-                f"log_format: fields has {name!r}: {key!r}, and both must be texts: key, column or tag by quantity, "
-                f"{example}"
+                f"log_format: fields has {shown(name)}: {shown(key)}, and both must be texts: key, column or tag by "
+                f"quantity, {example}"
             )
 
 

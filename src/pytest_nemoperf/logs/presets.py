@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from pytest_nemoperf.errors import RecipeError, did_you_mean
+from pytest_nemoperf.errors import RecipeError, did_you_mean, shown
 from pytest_nemoperf.logs.log_format import LogFormat
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def check_preset_name(name: str) -> None:
         RecipeError: If there is none.
     """
     if name not in PRESETS:
-        raise RecipeError(f"unknown log_format {name!r}; {did_you_mean(name, PRESETS)}, or give a LogFormat")
+        raise RecipeError(f"unknown log_format {shown(name)}; {did_you_mean(name, PRESETS)}, or give a LogFormat")
 
 
 def find_preset(name: str) -> Preset:

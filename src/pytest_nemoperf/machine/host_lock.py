@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pytest_nemoperf.json_codec import readable_text
+from pytest_nemoperf.visible import readable_text
 
 _POLL_SEC = 0.5
 _REPORT_INTERVAL_SEC = 60.0

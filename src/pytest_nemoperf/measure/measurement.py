@@ -26,6 +26,7 @@ from pytest_nemoperf.measure.steady_state import (
 )
 from pytest_nemoperf.measure.validity import record_problems
 from pytest_nemoperf.recipes.recipe import PLACE_OPTIONS, Plan
+from pytest_nemoperf.records.figures import Amount, Change, Count, Finite, Positive
 from pytest_nemoperf.records.health import gpu_powers_w, health_problems, sm_clocks_mhz
 from pytest_nemoperf.records.metrics import FLOPS_PER_TFLOP, TFLOPS_PER_SEC_PER_GPU, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.records.step import RunOutput, StepRecord, measured_steps
@@ -63,25 +64,25 @@ class Run:
         grad_norm: Gradient norm of the last step; None if not recorded.
     """
 
-    metrics: Mapping[str, float]
-    phases: Mapping[str, float] = field(default_factory=dict)
-    groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    num_steps: int
-    num_warmup_dropped: int = 0
-    num_outliers: int = 0
-    slow_steps_pct: float | None = None
-    last_step: int | None = None
-    step_time_mad_pct: float
-    drift_pct: float | None = None
-    rank_spread_pct: float | None = None
-    rank_busy_sec: tuple[float, ...] = ()
-    sm_clock_mhz: tuple[float, ...] = ()
-    gpu_power_w: tuple[float, ...] = ()
+    metrics: Mapping[str, Finite]
+    phases: Mapping[str, Amount] = field(default_factory=dict)
+    groups: Mapping[str, Mapping[str, Amount]] = field(default_factory=dict)
+    num_steps: Count
+    num_warmup_dropped: Count = 0
+    num_outliers: Count = 0
+    slow_steps_pct: Change | None = None
+    last_step: Count | None = None
+    step_time_mad_pct: Change
+    drift_pct: Change | None = None
+    rank_spread_pct: Change | None = None
+    rank_busy_sec: tuple[Amount, ...] = ()
+    sm_clock_mhz: tuple[Amount, ...] = ()
+    gpu_power_w: tuple[Amount, ...] = ()
     hosts: tuple[str, ...] = ()
     yardsticks: tuple[Yardstick, ...] = ()
     session: str = ""
-    loss: float | None = None
-    grad_norm: float | None = None
+    loss: Finite | None = None
+    grad_norm: Amount | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,10 +136,10 @@ class Measurement:
     workload: Mapping[str, Any]
     runs: tuple[Run, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
-    flops_per_token: float | None = None
+    flops_per_token: Positive | None = None
     flops_convention: str | None = None
     problems: tuple[str, ...] = ()
-    inject_pct: float = 0.0
+    inject_pct: Change = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "workload", plain_mapping(self.workload, subject="workload"))
@@ -377,7 +378,8 @@ def _medians(phases: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:
-    return {name: round_significant(value) for name, value in values.items()}
+    """Return rounded values, without those that are not finite: they make the run INVALID, and have no form in JSON."""
+    return {name: round_significant(value) for name, value in values.items() if math.isfinite(value)}
 
 
 def _rounded_or_none(value: float | None, *, digits: int = 6) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.flops.count import FLOPS_REL_TOL
 from pytest_nemoperf.measure.expected_records import ExpectedRecords
 from pytest_nemoperf.measure.impossible_speed import speed_problems
@@ -35,6 +36,7 @@ def record_problems(expected: ExpectedRecords, *, records: Sequence[StepRecord])
         if bad:
             problems.append(f"{name} is not finite at step {bad[0]} ({len(bad)} of {len(records)} steps)")
     measured = measured_steps(records, warmup_steps=expected.warmup_steps)
+    problems += _rank_problems(expected, records=records)
     problems += _token_problems(expected, measured=measured)
     problems += _flops_problems(expected, measured=measured)
     problems += speed_problems(expected, measured=measured)
@@ -42,6 +44,22 @@ def record_problems(expected: ExpectedRecords, *, records: Sequence[StepRecord])
     if expected.rollout is None:
         problems += _unexpected_rollouts(measured)
     return problems
+
+
+def _rank_problems(expected: ExpectedRecords, *, records: Sequence[StepRecord]) -> list[str]:
+    """Return a problem if a step has times of more or fewer ranks than train."""
+    num_ranks = expected.num_gpus
+    if expected.rollout is not None:
+        num_ranks = expected.rollout.num_training_gpus
+    for record in records:
+        for name in ("rank_times_sec", "rank_busy_sec"):
+            number = len(getattr(record, name))
+            if number not in (0, num_ranks):
+                return [
+                    f"step {record.step} has {number} {name}, and {count_text(num_ranks, 'rank')} trained; write one "
+                    "time for each rank that trains, by rank, or leave them out"
+                ]
+    return []
 
 
 def _unexpected_rollouts(measured: Sequence[StepRecord]) -> list[str]:

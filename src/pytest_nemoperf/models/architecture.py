@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
-from types import NoneType
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, Final, Literal
 
-from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.bounds import field_problems
+from pytest_nemoperf.errors import RecipeError, enum_member, shown
 from pytest_nemoperf.models.components import (
     MLA,
     Activation,
@@ -21,6 +24,9 @@ from pytest_nemoperf.models.components import (
     MoE,
     RopeScaling,
 )
+
+_KEPT_MODELS: Final = 64
+"""Models whose layers are kept: pricing and counting ask for them time and again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,14 +131,22 @@ class ModelConfig:
     has_value_head: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "activation", Activation(self.activation))
-        if self.query_temperature is not None:
-            object.__setattr__(self, "query_temperature", tuple(self.query_temperature))  # a list has no hash
+        activation = enum_member(Activation, self.activation, subject=f"activation of model {shown(self.name)}")
+        object.__setattr__(self, "activation", activation)
+        temperature: object = self.query_temperature
+        if isinstance(temperature, list):  # which has no hash
+            object.__setattr__(self, "query_temperature", tuple(temperature))
         for problem in self._problems():
-            raise RecipeError(f"model {self.name}: {problem}")
+            name = shown(self.name).strip("'")
+            raise RecipeError(f"model {name}: {problem}")
 
     def _problems(self) -> Iterator[str]:
-        yield from _size_problems(self)
+        yield from field_problems(self)
+        for name in _PARTS:
+            part = getattr(self, name)
+            if part is not None:
+                for problem in field_problems(part):
+                    yield f"{name}.{problem}"
         if self.num_heads % self.num_kv_heads:
             yield (
                 f"num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}; "
@@ -155,7 +169,12 @@ class ModelConfig:
     @property
     def layers(self) -> tuple[Layer, ...]:
         """Mixer, window and feed-forward of each of the ``num_layers`` layers, in order."""
-        return tuple(map(self.layer, range(self.num_layers)))
+        return _layers(self)
+
+    @property
+    def layer_counts(self) -> Mapping[Layer, int]:
+        """Number of layers of each kind, in the order of the first one of each."""
+        return _layer_counts(self)
 
     @property
     def mtp_layer(self) -> Layer:
@@ -224,6 +243,16 @@ class ModelConfig:
         return (index - moe.num_dense_layers + 1) % moe.layer_interval == 0
 
 
+@lru_cache(maxsize=_KEPT_MODELS)
+def _layers(model: ModelConfig) -> tuple[Layer, ...]:
+    return tuple(map(model.layer, range(model.num_layers)))
+
+
+@lru_cache(maxsize=_KEPT_MODELS)
+def _layer_counts(model: ModelConfig) -> Mapping[Layer, int]:
+    return MappingProxyType(Counter(model.layers))
+
+
 def value_model(policy: ModelConfig) -> ModelConfig:
     """Return a policy's architecture with a value head."""
     return replace(policy, has_value_head=True, tied_embeddings=False, mtp_num_layers=0)
@@ -262,22 +291,6 @@ _LAYER_OF_LETTER = {
 }
 
 
-def _size_problems(part: Any, *, subject: str = "") -> Iterator[str]:
-    """Yield each number that is not positive; zero is allowed if it is the field's default."""
-    for field in fields(part):
-        value = getattr(part, field.name)
-        if hasattr(value, "__dataclass_fields__"):
-            yield from _size_problems(value, subject=f"{field.name}.")
-        elif str(field.type).startswith(("int", "float")) and type(value) not in (int, float, NoneType):
-            yield f"{subject}{field.name}={value!r} must be a number"
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            if field.default == 0:
-                if not value >= 0:  # NaN too
-                    yield f"{subject}{field.name}={value} must be >= 0"
-            elif not value > 0:
-                yield f"{subject}{field.name}={value} must be positive"
-
-
 def _moe_problems(moe: MoE, *, num_layers: int) -> Iterator[str]:
     if moe.topk > moe.num_experts:
         yield f"moe.topk={moe.topk} experts of a token are more than moe.num_experts={moe.num_experts}"
@@ -290,15 +303,8 @@ def _moe_problems(moe: MoE, *, num_layers: int) -> Iterator[str]:
 
 
 def _compression_problems(model: ModelConfig, attention: CompressedAttention) -> Iterator[str]:
-    ratios: Any = attention.ratios
-    if not isinstance(ratios, tuple):
-        yield f"compressed_attention.ratios={ratios!r} must be a list of one number a layer"
-        return
-    if len(ratios) != model.num_layers:
-        yield f"compressed_attention.ratios has {len(ratios)} numbers for num_layers={model.num_layers}"
-    for ratio in ratios:
-        if type(ratio) is not int or ratio < 0:
-            yield f"compressed_attention.ratios has {ratio!r}; each is a whole number of tokens, or 0"
+    if len(attention.ratios) != model.num_layers:
+        yield f"compressed_attention.ratios has {len(attention.ratios)} numbers for num_layers={model.num_layers}"
     for name in ("mla", "gated_delta_net", "hybrid_pattern", "full_attention_interval", "attention_gate"):
         if getattr(model, name):
             yield f"compressed_attention is the mixer of every layer, so {name} must be left out"

@@ -16,7 +16,7 @@ _NAMES = {
 
 def unsupported_model(model: ModelConfig) -> str | None:
     """Return why the native engine can't train an architecture, or None if it can."""
-    foreign = sorted({_NAMES[layer.mixer] for layer in model.layers if layer.mixer in _NAMES})
+    foreign = sorted({_NAMES[layer.mixer] for layer in model.layer_counts if layer.mixer in _NAMES})
     parts = []
     if foreign:
         parts.append(f"mixes tokens by {' and '.join(foreign)}")

@@ -111,20 +111,20 @@ def _head_dim(model: ModelConfig, *, num_heads: int, hidden_size: int) -> int:
 
 def _with_fewest_layers(twin: ModelConfig) -> ModelConfig:
     """Return the twin with the fewest layers, an even number, that still has every kind of layer."""
-    kinds = set(twin.layers)
-    for num_layers in range(_LAYERS, twin.num_layers, 2):
-        attention = twin.compressed_attention
-        if attention is not None:
-            attention = replace(attention, ratios=attention.ratios[:num_layers])
-        candidate = replace(
-            twin,
-            num_layers=num_layers,
-            hybrid_pattern=twin.hybrid_pattern[:num_layers],
-            compressed_attention=attention,
-        )
-        if set(candidate.layers) == kinds:
-            return candidate
-    return twin
+    layers = twin.layers
+    last_first = max(layers.index(kind) for kind in twin.layer_counts)
+    num_layers = max(_LAYERS, last_first + 1 + (last_first + 1) % 2)
+    if num_layers >= twin.num_layers:
+        return twin
+    attention = twin.compressed_attention
+    if attention is not None:
+        attention = replace(attention, ratios=attention.ratios[:num_layers])
+    return replace(
+        twin,
+        num_layers=num_layers,
+        hybrid_pattern=twin.hybrid_pattern[:num_layers],
+        compressed_attention=attention,
+    )
 
 
 def _moe(moe: MoE, *, width_ratio: float) -> MoE:

@@ -10,10 +10,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
+from typing import Final
 
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import CompressedAttention, FeedForward, Layer, Mixer
+
+_KEPT_MODELS: Final = 64
+"""Models whose numbers of parameters are kept."""
 
 
 class TPGrad(StrEnum):
@@ -153,19 +158,20 @@ def num_local_kv_heads(model: ModelConfig, *, tp: int) -> float:
     return max(1.0, heads / tp)
 
 
+@lru_cache(maxsize=_KEPT_MODELS)
 def num_parameters(model: ModelConfig) -> int:
     """Return the parameters of the whole model, norms and multi-token prediction included; a tied head counts once."""
-    return sum(weight.numel for weight in model_weights(model))
+    return sum(count * weight.numel for weight, count in counted_weights(model))
 
 
 def num_active_parameters(model: ModelConfig) -> int:
     """Return the parameters one token uses: of the routed experts, the ``topk`` it goes to."""
     active = 0
-    for weight in model_weights(model):
+    for weight, count in counted_weights(model):
         if weight.is_expert and model.moe is not None:
-            active += round(weight.numel * (model.moe.topk / model.moe.num_experts))
+            active += count * round(weight.numel * (model.moe.topk / model.moe.num_experts))
         else:
-            active += weight.numel
+            active += count * weight.numel
     return active
 
 
@@ -179,6 +185,25 @@ def model_weights(model: ModelConfig) -> Iterator[Weight]:
         yield from mtp_weights(model, depth)
 
 
+def counted_weights(model: ModelConfig) -> Iterator[tuple[Weight, int]]:
+    """Yield the weights of one layer of each kind, and all others, with the number of weights that are like it."""
+    for weight in embedding_weights(model):
+        yield weight, 1
+    for layer, count in model.layer_counts.items():
+        for weight in layer_weights(model, layer, name=f"blocks.{model.layers.index(layer)}"):
+            yield weight, count
+    for weight in head_weights(model):
+        yield weight, 1
+    if model.num_mtp_blocks:
+        for weight in mtp_weights(model, 0):
+            yield weight, model.num_mtp_blocks
+
+
+def layer_weights(model: ModelConfig, layer: Layer, *, name: str) -> list[Weight]:
+    """Return the weights of one kind of decoder layer; their names begin with ``name`` and a dot."""
+    return list(_prefixed(f"{name}.", _layer_weights(model, layer)))
+
+
 def embedding_weights(model: ModelConfig) -> Iterator[Weight]:
     """Yield the tables of the first pipeline stage."""
     yield Weight(
@@ -190,7 +215,7 @@ def embedding_weights(model: ModelConfig) -> Iterator[Weight]:
 
 def block_weights(model: ModelConfig, index: int) -> Iterator[Weight]:
     """Yield the weights of one decoder layer."""
-    yield from _prefixed(f"blocks.{index}.", _layer_weights(model, model.layer(index)))
+    yield from layer_weights(model, model.layer(index), name=f"blocks.{index}")
 
 
 def head_weights(model: ModelConfig) -> Iterator[Weight]:

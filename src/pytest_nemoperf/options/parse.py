@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-
-import pytest
+from typing import Final
 
 from pytest_nemoperf.errors import RecipeError, did_you_mean
 from pytest_nemoperf.frameworks.interpreter import parse_interpreters
+from pytest_nemoperf.options.usage import usage_error
 from pytest_nemoperf.verdict.comparison import FAILING_BY_DEFAULT, VerdictKind
+
+_COUNT: Final = re.compile(r"[0-9]{1,9}")
 
 
 def parse_fail_on(text: str) -> frozenset[VerdictKind]:
@@ -29,7 +31,7 @@ def parse_fail_on(text: str) -> frozenset[VerdictKind]:
         if not word:
             continue
         if word not in words:
-            raise pytest.UsageError(f"--perf-fail-on: unknown verdict {word!r}; {did_you_mean(word, {*words, 'none'})}")
+            raise usage_error(f"--perf-fail-on: unknown verdict {word!r}; {did_you_mean(word, {*words, 'none'})}")
         chosen.add(words[word])
     return frozenset(chosen)
 
@@ -40,8 +42,8 @@ def parse_count(text: str, *, subject: str) -> int:
     Raises:
         pytest.UsageError: If it is none.
     """
-    if not re.fullmatch(r"\d+", text.strip()) or int(text) < 1:
-        raise pytest.UsageError(f"{subject}={text} must be a whole number >= 1: a verdict needs at least one launch")
+    if not _COUNT.fullmatch(text.strip()) or int(text) < 1:
+        raise usage_error(f"{subject}={text} must be a whole number >= 1: a verdict needs at least one launch")
     return int(text)
 
 
@@ -56,7 +58,7 @@ def parse_probability(text: str, *, subject: str) -> float:
     except ValueError:
         value = float("nan")
     if not 0 < value < 0.5:  # noqa: PLR2004 (an error rate of one half is chance)
-        raise pytest.UsageError(f"{subject}={text} must be a probability above 0 and below 0.5, e.g. 0.005")
+        raise usage_error(f"{subject}={text} must be a probability above 0 and below 0.5, e.g. 0.005")
     return value
 
 
@@ -68,7 +70,7 @@ def parse_on_off(text: str, *, subject: str) -> bool:
     """
     word = text.strip().lower()
     if word not in ("on", "off"):
-        raise pytest.UsageError(f"{subject}={text} must be on or off")
+        raise usage_error(f"{subject}={text} must be on or off")
     return word == "on"
 
 
@@ -81,9 +83,9 @@ def parse_percent(text: str, *, subject: str) -> float:
     try:
         percent = float(text.strip().removesuffix("%"))
     except ValueError:
-        raise pytest.UsageError(f"{subject}={text!r} is not a percentage; write e.g. 5%") from None
+        raise usage_error(f"{subject}={text!r} is not a percentage; write e.g. 5%") from None
     if not 0 < percent < float("inf"):
-        raise pytest.UsageError(f"{subject}={text} must be a percentage above 0")
+        raise usage_error(f"{subject}={text} must be a percentage above 0")
     return percent
 
 
@@ -98,7 +100,7 @@ def parse_seconds(text: str, *, subject: str) -> float:
     except ValueError:
         seconds = float("nan")
     if not 0 < seconds < float("inf"):
-        raise pytest.UsageError(f"{subject}={text} must be positive seconds, e.g. 600")
+        raise usage_error(f"{subject}={text} must be positive seconds, e.g. 600")
     return seconds
 
 
@@ -112,9 +114,9 @@ def parse_frameworks(text: str, *, subject: str) -> tuple[str, ...]:
     for part in text.split(","):
         name = part.strip()
         if not name:
-            raise pytest.UsageError(f"{subject}={text}: a name is empty; write e.g. torch,megatron")
+            raise usage_error(f"{subject}={text}: a name is empty; write e.g. torch,megatron")
         if name in names:
-            raise pytest.UsageError(f"{subject}={text}: {name} is given twice; give each framework once")
+            raise usage_error(f"{subject}={text}: {name} is given twice; give each framework once")
         names.append(name)
     return tuple(names)
 
@@ -128,4 +130,4 @@ def parse_pythons(texts: Sequence[str], *, subject: str) -> dict[str, str]:
     try:
         return parse_interpreters(texts, subject=subject)
     except RecipeError as error:
-        raise pytest.UsageError(str(error)) from None
+        raise usage_error(str(error)) from None

@@ -9,7 +9,10 @@ from typing import Final
 
 import pytest
 
+from pytest_nemoperf.options.usage import usage_error
+
 PERF_TESTPATHS: Final = "perf_testpaths"
+
 _PERF = "perf"
 _OTHER = "other"
 _WORD = re.compile(r"[\w:+\-.\[\]\\/]+")  # a name in a mark expression, for pytest
@@ -46,7 +49,7 @@ def collect_perf_testpaths(config: pytest.Config) -> None:
         return
     missing = [path for path in paths if not glob.glob(path, recursive=True)]  # noqa: PTH207 (as pytest does)
     if missing and not given.pyargs:
-        raise pytest.UsageError(
+        raise usage_error(
             f"ini {PERF_TESTPATHS}: there is no {' and no '.join(missing)} in {config.rootpath}; correct it there, or "
             "give the folders of perf tests by hand"
         )
@@ -65,7 +68,7 @@ def _parse(markexpr: str) -> ast.expr:
 
     try:
         return ast.parse(_WORD.sub(plain, markexpr.strip() or _OTHER), mode="eval").body
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two of deep nesting
         return ast.Name(_PERF)
 
 

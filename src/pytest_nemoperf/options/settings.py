@@ -26,6 +26,7 @@ from pytest_nemoperf.options.parse import (
     parse_pythons,
     parse_seconds,
 )
+from pytest_nemoperf.options.usage import usage_error
 from pytest_nemoperf.recipes.overrides import parse_changes
 from pytest_nemoperf.recipes.systems import System, find_system
 from pytest_nemoperf.records.yardstick import YARDSTICK_VARIABLE
@@ -179,7 +180,7 @@ def read_settings(config: pytest.Config) -> Settings:
         changes = parse_changes(option.perf_set, subject="--perf-set")
         policy = _policy(config, system=system)
     except NemoPerfError as exc:
-        raise pytest.UsageError(str(exc)) from None
+        raise usage_error(str(exc)) from None
     state_dir = config.rootpath / declare.STATE_DIR
     output_dir = state_dir / "latest"
     if option.perf_output:
@@ -257,7 +258,7 @@ def _against(config: pytest.Config) -> Against:
     if text is None:
         return "baselines"
     if text.strip().lower() != "published":
-        raise pytest.UsageError(f"--perf-against={text}: {did_you_mean(text, ['published'])}")
+        raise usage_error(f"--perf-against={text}: {did_you_mean(text, ['published'])}")
     return "published"
 
 
@@ -272,7 +273,7 @@ def _confirm(config: pytest.Config, *, system: System) -> ConfirmOptions:
     text, subject = _option_or_ini(config, "perf_confirm")
     mode = text.strip().lower() or "auto"
     if mode not in get_args(ConfirmMode):
-        raise pytest.UsageError(f"{subject}={text!r}: {did_you_mean(mode, get_args(ConfirmMode))}")
+        raise usage_error(f"{subject}={text!r}: {did_you_mean(mode, get_args(ConfirmMode))}")
     limit_sec = declare.DEFAULT_CONFIRM_LIMIT_SEC[system.device]
     text, subject = _option_or_ini(config, "perf_confirm_limit")
     if text:
@@ -300,7 +301,7 @@ def _replay_dir(config: pytest.Config) -> Path | None:
         return None
     path: Path = config.invocation_params.dir / text
     if not any(path.glob(f"*/{CASE_FILE}")):
-        raise pytest.UsageError(
+        raise usage_error(
             f"--perf-replay={text}: holds no <case>/{CASE_FILE}; give a session's folder, as .nemoperf/runs/<session>"
         )
     return path
@@ -313,7 +314,7 @@ def _system(config: pytest.Config, *, devices: Devices, replay_dir: Path | None)
         systems = {record.system for record in find_cases(replay_dir)}
         if len(systems) > 1:
             names = " and ".join(sorted(systems))
-            raise pytest.UsageError(f"{replay_dir}: holds runs of {names}; choose one with --system")
+            raise usage_error(f"{replay_dir}: holds runs of {names}; choose one with --system")
         return find_system(systems.pop())
     if (replay_dir is not None or config.option.perf_dry_run) and name != "auto":
         return find_system(name)
@@ -400,16 +401,16 @@ def _baselines_dir(config: pytest.Config) -> Path:
     if text:
         named = f"{subject}={text}"
     if path.exists() and not path.is_dir():
-        raise pytest.UsageError(f"{named}: {path} is a file; give the folder that holds <system>/<case>.json")
+        raise usage_error(f"{named}: {path} is a file; give the folder that holds <system>/<case>.json")
     if path.exists() and not os.access(path, os.R_OK | os.X_OK):
-        raise pytest.UsageError(f"{named}: {path} can't be read; give it to this user, or name another folder")
+        raise usage_error(f"{named}: {path} can't be read; give it to this user, or name another folder")
     if text and not path.exists() and not config.option.update_baselines:
         hint = "; record baselines with --update-baselines, or name the folder that holds <system>/<case>.json"
         for place in (config.invocation_params.dir, *config.rootpath.parents):
             if (place / text).is_dir():
                 hint = f", the root directory of this session; did you mean {place / text}?"
                 break
-        raise pytest.UsageError(f"{named}: there is no folder {text} in {config.rootpath}{hint}")
+        raise usage_error(f"{named}: there is no folder {text} in {config.rootpath}{hint}")
     return path
 
 
@@ -421,7 +422,7 @@ def _output_dir(config: pytest.Config) -> Path:
     """
     path = _directory(config, config.option.perf_output)
     if path.exists() and not path.is_dir():
-        raise pytest.UsageError(f"--perf-output={config.option.perf_output}: {path} is a file; give a folder")
+        raise usage_error(f"--perf-output={config.option.perf_output}: {path} is a file; give a folder")
     return path
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.pages.markers import Block, Page
-from pytest_nemoperf.report.escape import plain_text
+from pytest_nemoperf.visible import plain_text
 
 _MAX_LINES: Final = 5
 _MAX_SHOWN: Final = 120

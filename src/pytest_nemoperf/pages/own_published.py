@@ -19,7 +19,7 @@ def own_published(baselines_dir: Path) -> Iterator[PublishedRows]:
         BaselineError: If a file can't be trusted.
     """
     for path in sorted((baselines_dir / PUBLISHED_FOLDER).glob("*.json")):
-        file = read_contract(PublishedRows, path, name="published", error=BaselineError)
+        file = read_contract(PublishedRows, path, error=BaselineError)
         for place, row in published_rows_of(file):
             for problem in printed_problems(row, place=place):
                 raise BaselineError(f"{path}: {problem}")

@@ -56,7 +56,7 @@ def read_release(path: Path) -> Release:
         BaselineError: If it can't be read, breaks the schema, is named as another release, or holds a figure that
             can't have been measured.
     """
-    release = read_contract(Release, path, name="release", error=BaselineError, corrupt_hint="restore it")
+    release = read_contract(Release, path, error=BaselineError, corrupt_hint="restore it")
     if release.name != path.stem:
         raise BaselineError(f"{path}: holds release {release.name!r}; file and release must have the same name")
     for problem in release_problems(release):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from pytest_nemoperf.baselines.files import list_baselines, read_baseline
-from pytest_nemoperf.errors import BaselineError
+from pytest_nemoperf.errors import BaselineError, RecordError
+from pytest_nemoperf.measure.stored_workload import check_workload
 from pytest_nemoperf.pages.releases import stored_systems
 from pytest_nemoperf.results.cases import SessionResults
 from pytest_nemoperf.results.row import Row
@@ -38,11 +39,16 @@ def read_session(path: Path) -> tuple[SessionResults, list[Row]]:
         BaselineError: If the file can't be trusted, or is of a self-test.
     """
     file = path / RESULTS_FILE if path.is_dir() else path
-    results = read_contract(SessionResults, file, name="results", error=BaselineError)
+    results = read_contract(SessionResults, file, error=BaselineError)
     if results.inject_pct:
         raise BaselineError(
             f"{file}: is of a self-test (--perf-inject): none of its figures is real; take another session"
         )
+    for number, case in enumerate(results.cases):
+        try:
+            check_workload(case.measurement.workload, place=f"$.cases[{number}].measurement.workload")
+        except RecordError as exc:
+            raise BaselineError(f"{file}: {exc}; measure again") from None
     rows = rows_of_results(results, path=file.as_posix())
     for number, row in enumerate(rows):
         for problem in row_problems(row, place=f"row {number + 1} ({row.case})"):

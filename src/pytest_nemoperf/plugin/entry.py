@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_nemoperf.options import declare, hookspecs, selection
+from pytest_nemoperf.options.usage import usage_error
 
 if TYPE_CHECKING:
     from pytest_nemoperf.plugin.fixture import Perf
@@ -101,13 +102,13 @@ def perf(request: pytest.FixtureRequest) -> Perf:
     """Run recipes and judge them: ``perf.check(recipe)``, ``perf.run``, ``perf.compare``, ``perf.measure``."""
     item: pytest.Item = request.node
     if item.get_closest_marker("perf") is None:
-        raise pytest.UsageError(
+        raise usage_error(
             f"{item.nodeid} uses the perf fixture without the marker, so plain pytest would measure; "
             "add @pytest.mark.perf"
         )
     plugin = request.config.stash.get(_PERF_PLUGIN, None)
     if plugin is None:
-        raise pytest.UsageError(f"{item.nodeid} is a perf test; run it with -m perf")
+        raise usage_error(f"{item.nodeid} is a perf test; run it with -m perf")
     return plugin.perf_of(item, framework=getattr(request, "param", ""))
 
 
@@ -119,7 +120,7 @@ def published_recipe(request: pytest.FixtureRequest) -> Recipe:
     """
     plugin = request.config.stash.get(_PERF_PLUGIN, None)
     if plugin is None:
-        raise pytest.UsageError(f"{request.node.nodeid} is a perf test; mark it perf, and run it with -m perf")
+        raise usage_error(f"{request.node.nodeid} is a perf test; mark it perf, and run it with -m perf")
     system = plugin.session.settings.system.name
     if not hasattr(request, "param"):
         pytest.skip(f"no published row of {system} has a recipe")

@@ -22,7 +22,6 @@ from pytest_nemoperf.options.markers import perf_mark
 from pytest_nemoperf.recipes.recipe import is_safe_name
 from pytest_nemoperf.records.fingerprint import watched_variables
 from pytest_nemoperf.report.ci.junit import properties
-from pytest_nemoperf.report.escape import visible_text
 from pytest_nemoperf.report.terminal.failure import render_failure
 from pytest_nemoperf.results.cases import NotRun
 from pytest_nemoperf.runs.loop import MeasuredLoop
@@ -30,6 +29,7 @@ from pytest_nemoperf.runs.passes import MIN_PASS_SEC, Passes
 from pytest_nemoperf.verdict.comparison import VerdictKind
 from pytest_nemoperf.verdict.judge import Verdict
 from pytest_nemoperf.verdict.workload import loop_workload
+from pytest_nemoperf.visible import visible_text
 
 if TYPE_CHECKING:
     from pytest_nemoperf.recipes.recipe import Plan, Recipe

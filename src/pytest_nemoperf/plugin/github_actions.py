@@ -21,6 +21,7 @@ from pytest_nemoperf.report.ci.github import (
     shown_annotations,
     unasked_annotation,
 )
+from pytest_nemoperf.visible import visible_text
 
 if TYPE_CHECKING:
     from pytest_nemoperf.session.perf_session import PerfSession
@@ -60,7 +61,7 @@ class GitHubPlugin:
             terminalreporter.write_line(render_annotation(annotation))
         problem = self._append_summary()
         if problem:
-            terminalreporter.write_line(f"perf: {problem}", red=True)
+            terminalreporter.write_line(visible_text(f"perf: {problem}"), red=True)
 
     def _annotations(self) -> Iterator[Annotation]:
         judged = set()

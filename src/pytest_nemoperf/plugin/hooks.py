@@ -12,6 +12,7 @@ from pytest_nemoperf.machine.github import is_github
 from pytest_nemoperf.machine.identity import describe_devices
 from pytest_nemoperf.options.markers import is_perf, waiver_of
 from pytest_nemoperf.options.settings import Settings
+from pytest_nemoperf.options.usage import usage_error
 from pytest_nemoperf.plugin.benchmark import inject_delay, measure_benchmark, watched
 from pytest_nemoperf.plugin.fixture import PRICED, Perf
 from pytest_nemoperf.plugin.github_actions import GitHubPlugin
@@ -19,7 +20,6 @@ from pytest_nemoperf.plugin.published import PublishedTests
 from pytest_nemoperf.recipes.case_id import benchmark_case_id
 from pytest_nemoperf.recipes.overrides import changes_text
 from pytest_nemoperf.report.ci.junit import PREFIX, properties
-from pytest_nemoperf.report.escape import visible_text
 from pytest_nemoperf.report.terminal.ab import ab_header
 from pytest_nemoperf.report.terminal.live import render_header
 from pytest_nemoperf.report.terminal.plans import render_dry_run
@@ -29,6 +29,7 @@ from pytest_nemoperf.session.collected import FIXTURE, NOTHING_JUDGED
 from pytest_nemoperf.session.perf_session import PerfSession
 from pytest_nemoperf.verdict.comparison import FAILING_BY_DEFAULT
 from pytest_nemoperf.verdict.waivers import check_release
+from pytest_nemoperf.visible import visible_text
 
 if TYPE_CHECKING:
     from pytest_nemoperf.plugin.watched_benchmark import WatchedBenchmark
@@ -88,7 +89,7 @@ class PerfPlugin:
                 if waiver is not None:
                     check_release(waiver, release=self.session.settings.release, subject=item.nodeid)
             except WaiverError as exc:
-                raise pytest.UsageError(str(exc)) from None
+                raise usage_error(str(exc)) from None
         return result
 
     @pytest.hookimpl(tryfirst=True)
@@ -168,7 +169,7 @@ class PerfPlugin:
         except BaseException as exc:
             self._note_failure(exc)
             if isinstance(exc, pytest.skip.Exception) and (problem := self._swallowed(item)):
-                raise pytest.fail.Exception(problem, pytrace=False) from None
+                raise pytest.fail.Exception(visible_text(problem), pytrace=False) from None
             if isinstance(exc, NemoPerfError):
                 _end_at_the_test(exc)
             elif isinstance(exc, Exception) and self._is_priced(item):
@@ -192,7 +193,7 @@ class PerfPlugin:
             self._judge_benchmark(item, benchmark=benchmark)
         problem = self._unjudged_problem(item)
         if problem:
-            self.session.verdict_failure = pytest.fail.Exception(problem, pytrace=False)
+            self.session.verdict_failure = pytest.fail.Exception(visible_text(problem), pytrace=False)
             raise self.session.verdict_failure
 
     def _swallowed(self, item: pytest.Item) -> str:
@@ -298,7 +299,7 @@ class PerfPlugin:
             return
         if session.settings.is_dry_run:
             terminalreporter.section("performance")
-            terminalreporter.write_line(render_dry_run(session.dry_run, written=session.written))
+            terminalreporter.write_line(visible_text(render_dry_run(session.dry_run, written=session.written)))
         elif not self._config.option.collectonly:
             terminalreporter.section("performance")
             text = render_summary(
@@ -315,7 +316,7 @@ class PerfPlugin:
                     reason = "no judged case failed but INVALID ones"
                 terminalreporter.write_line(f"perf: {reason}, so none ran under the profiler (--perf-profile)")
             for caution in self._cautions():
-                terminalreporter.write_line(f"perf: {caution}", yellow=True)
+                terminalreporter.write_line(visible_text(f"perf: {caution}"), yellow=True)
         if session.write_error:
             terminalreporter.write_line(visible_text(f"perf: {session.write_error}"), red=True)
 

@@ -11,7 +11,7 @@ import pytest
 from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.published.files import published_rows
-from pytest_nemoperf.report.escape import visible_text
+from pytest_nemoperf.visible import visible_text
 
 _FIXTURE: Final = "published_recipe"
 

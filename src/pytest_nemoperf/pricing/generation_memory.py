@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_nemoperf.layouts.shards import layers_of_stage, stage_shards
+from pytest_nemoperf.layouts.shards import counted_shards, layers_of_stage
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import CompressedAttention, Layer, Mixer
 from pytest_nemoperf.models.weights import num_kv_copies, num_local_kv_heads
@@ -56,18 +56,19 @@ def generation_memory(plan: Plan) -> GenerationMemory | None:
     longest = max(rl.max_lengths(seq_len=plan.seq_len))
     layer_cache = num_cached * longest * _cached_width(plan.model, tp=generation.tp) * element
     attention = plan.model.compressed_attention
+    replica = generation.replica
     total_weights = weights = cache = copied = 0
     for pp_rank in range(generation.pp):
         stage_weights = stage_copied = stage_cache = 0
-        for shard in stage_shards(plan.model, layout=generation.replica, pp_rank=pp_rank):
-            stage_weights += shard.numel * element
-            stage_copied += shard.copied_numel * element
-        for layer in layers_of_stage(plan.model, layout=generation.replica, pp_rank=pp_rank):
+        for shard, count in counted_shards(plan.model, layout=replica, pp_rank=pp_rank):
+            stage_weights += count * shard.numel * element
+            stage_copied += count * shard.copied_numel * element
+        for layer, count in layers_of_stage(plan.model, layout=replica, pp_rank=pp_rank).items():
             if layer.mixer is Mixer.ATTENTION:
-                stage_cache += layer_cache
+                stage_cache += count * layer_cache
             elif attention is not None:
                 width = _compressed_width(plan.model, attention, layer=layer, length=longest)
-                stage_cache += num_cached * width * element
+                stage_cache += count * num_cached * width * element
         total_weights += stage_weights
         if stage_weights + stage_cache > weights + cache:
             weights = stage_weights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_nemoperf.layouts.shards import stage_shards
+from pytest_nemoperf.layouts.shards import counted_shards
 from pytest_nemoperf.models.components import Mixer
 from pytest_nemoperf.models.weights import num_kv_copies
 from pytest_nemoperf.pricing.memory import StateBytes, copied_state_bytes
@@ -48,7 +48,7 @@ def kv_copies(plan: Plan) -> KVCopies | None:
     states: list[StateBytes] = []
     sent: list[float] = []
     for pp_rank in range(plan.layout.pp):
-        shards = stage_shards(plan.model, layout=plan.layout, pp_rank=pp_rank)
+        shards = counted_shards(plan.model, layout=plan.layout, pp_rank=pp_rank)
         states.append(copied_state_bytes(shards, num_copies=num_copies, rules=native_rules(plan)))
         sent.append(copied_gradient_bytes(plan, pp_rank=pp_rank))
     state = max(states, key=lambda stage: stage.total)
@@ -65,6 +65,9 @@ def kv_copies(plan: Plan) -> KVCopies | None:
 def _projection_flops_per_token(plan: Plan) -> int:
     """Return the FLOPs per token of the key and value projections, of all layers and heads."""
     model = plan.model
-    num_layers = sum(layer.mixer is Mixer.ATTENTION for layer in model.layers) + model.mtp_num_layers
+    num_layers = model.mtp_num_layers
+    for layer, count in model.layer_counts.items():
+        if layer.mixer is Mixer.ATTENTION:
+            num_layers += count
     num_macs = model.hidden_size * _KEYS_AND_VALUES * model.num_kv_heads * model.head_dim
     return _PASSES * _FLOPS_PER_MAC * num_layers * num_macs

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.layouts.pipeline_schedule import num_in_flight
-from pytest_nemoperf.layouts.shards import WeightShard, layers_of_stage, stage_shards
+from pytest_nemoperf.layouts.shards import WeightShard, counted_shards, layers_of_stage
 from pytest_nemoperf.pricing.activations import compute_bytes
-from pytest_nemoperf.pricing.generation_memory import generation_memory
+from pytest_nemoperf.pricing.generation_memory import GenerationMemory, generation_memory
 from pytest_nemoperf.pricing.megatron_activations import activation_bytes
 from pytest_nemoperf.recipes.memory_rules import MemoryRules, native_rules
 from pytest_nemoperf.recipes.recipe import Plan, Recompute
 
 _FP32 = 4
+CountedShards = Iterable[tuple[WeightShard, int]]
+"""From counted_shards."""
 _GATHERED_BLOCKS = 2  # FSDP2 gathers a block while the one before it computes
 
 
@@ -80,7 +83,7 @@ class StageMemory:
 
 
 def state_bytes(
-    parts: Iterable[WeightShard],
+    parts: CountedShards,
     *,
     rules: MemoryRules,
     is_optimizer_shared: bool = False,
@@ -90,20 +93,20 @@ def state_bytes(
     """Return the memory that a rank with these weight shards keeps between steps.
 
     Args:
-        parts: From stage_shards.
+        parts: From counted_shards.
         rules: Bytes per parameter.
         is_optimizer_shared: Ranks with the same weights share out the optimizer's states; uneven parts are rounded up.
         dense_shard: The rank's FSDP shard of weights outside experts; the first is the largest.
         expert_shard: The same of experts' weights.
     """
     stored = updated = num_weights = 0
-    for shard in parts:
-        stored += shard.padded_numel
+    for shard, count in parts:
+        stored += count * shard.padded_numel
         own = shard.own_numel(expert_shard if shard.weight.is_expert else dense_shard)
         if is_optimizer_shared:
             own = math.ceil(own / shard.num_replicas)
-        updated += own
-        num_weights += 1
+        updated += count * own
+        num_weights += count
     return StateBytes(
         weights=rules.weight * stored,
         gradients=rules.gradient * stored,
@@ -111,15 +114,15 @@ def state_bytes(
     )
 
 
-def copied_state_bytes(parts: Iterable[WeightShard], *, num_copies: int, rules: MemoryRules) -> StateBytes:
+def copied_state_bytes(parts: CountedShards, *, num_copies: int, rules: MemoryRules) -> StateBytes:
     """Return the memory of extra copies of key-value heads, averaged over FSDP's shards.
 
     Args:
-        parts: From stage_shards.
+        parts: From counted_shards.
         num_copies: Ranks that hold the same heads.
         rules: Bytes per parameter.
     """
-    copied = sum(shard.copied_numel / shard.num_shards for shard in parts)
+    copied = sum(count * shard.copied_numel / shard.num_shards for shard, count in parts)
     extra = round(copied * (num_copies - 1) / num_copies)
     return StateBytes(
         weights=rules.weight * extra,
@@ -128,20 +131,30 @@ def copied_state_bytes(parts: Iterable[WeightShard], *, num_copies: int, rules: 
     )
 
 
-def stage_memory(plan: Plan, *, pp_rank: int, rules: MemoryRules | None = None) -> StageMemory:
-    """Return the memory of the fullest rank of a pipeline stage.
+def memory_of_stages(plan: Plan, *, rules: MemoryRules | None = None) -> list[StageMemory]:
+    """Return the memory of the fullest rank of each pipeline stage.
 
     Args:
         plan: From resolve.
-        pp_rank: The stage.
         rules: The framework's; None for the native engine's.
     """
+    generation = generation_memory(plan)
     rules = rules or native_rules(plan)
-    parts = stage_shards(plan.model, layout=plan.layout, pp_rank=pp_rank)
+    return [_stage_memory(plan, pp_rank=rank, rules=rules, generation=generation) for rank in range(plan.layout.pp)]
+
+
+def stage_memory(plan: Plan, *, pp_rank: int, rules: MemoryRules | None = None) -> StageMemory:
+    """Return the memory of the fullest rank of one pipeline stage; see memory_of_stages."""
+    rules = rules or native_rules(plan)
+    return _stage_memory(plan, pp_rank=pp_rank, rules=rules, generation=generation_memory(plan))
+
+
+def _stage_memory(plan: Plan, *, pp_rank: int, rules: MemoryRules, generation: GenerationMemory | None) -> StageMemory:
+    parts = counted_shards(plan.model, layout=plan.layout, pp_rank=pp_rank)
     state = state_bytes(parts, rules=rules, is_optimizer_shared=plan.layout.shard_optimizer)
     activations = round(_activation_bytes(plan, pp_rank=pp_rank, rules=rules))
     transient = round(_transient_bytes(plan, parts=parts, pp_rank=pp_rank, rules=rules))
-    num_parameters = sum(shard.own_numel(0) for shard in parts)
+    num_parameters = sum(count * shard.own_numel(0) for shard, count in parts)
     reference = value_model = generating = 0
     if plan.rl is not None:
         kept = 0 if rules.has_state_on_host else state.weights + state.optimizer
@@ -151,12 +164,11 @@ def stage_memory(plan: Plan, *, pp_rank: int, rules: MemoryRules | None = None) 
         if plan.rl.algorithm_config.has_value_model:
             value_model = state.total
             kept += 0 if rules.has_state_on_host else value_model - state.gradients
-        generation = generation_memory(plan)
         if generation is not None and generation.is_colocated:
             generating = kept + generation.total
     return StageMemory(
         pp_rank=pp_rank,
-        num_layers=len(layers_of_stage(plan.model, layout=plan.layout, pp_rank=pp_rank)),
+        num_layers=sum(layers_of_stage(plan.model, layout=plan.layout, pp_rank=pp_rank).values()),
         num_parameters=num_parameters,
         weights=state.weights,
         gradients=state.gradients,
@@ -174,8 +186,8 @@ def host_bytes(plan: Plan) -> int:
     """Return the memory of all ranks of a plan together, for ranks of the native engine that share a host's memory."""
     layout = plan.layout
     total = 0
-    for pp_rank in range(layout.pp):
-        total += stage_memory(plan, pp_rank=pp_rank).peak * (layout.gpus // layout.pp)
+    for stage in memory_of_stages(plan):
+        total += stage.peak * (layout.gpus // layout.pp)
     generation = generation_memory(plan)
     if generation is not None and not generation.is_colocated:
         total += generation.total * (layout.total_gpus - layout.gpus)
@@ -192,7 +204,7 @@ def _activation_bytes(plan: Plan, *, pp_rank: int, rules: MemoryRules) -> float:
     costs = activation_bytes(plan, rules=rules)
     layout = plan.layout
     layers = layers_of_stage(plan.model, layout=layout, pp_rank=pp_rank)
-    kept = sum(costs.layer(layer).under(plan.recompute) for layer in layers)
+    kept = sum(count * costs.layer(layer).under(plan.recompute) for layer, count in layers.items())
     in_flight = num_in_flight(layout, num_micro_batches=plan.grad_accum_steps, pp_rank=pp_rank)
     total = in_flight * kept
     if plan.recompute is not Recompute.FULL:
@@ -205,7 +217,7 @@ def _activation_bytes(plan: Plan, *, pp_rank: int, rules: MemoryRules) -> float:
     return total
 
 
-def _transient_bytes(plan: Plan, *, parts: tuple[WeightShard, ...], pp_rank: int, rules: MemoryRules) -> float:
+def _transient_bytes(plan: Plan, *, parts: CountedShards, pp_rank: int, rules: MemoryRules) -> float:
     costs = activation_bytes(plan, rules=rules)
     if plan.layout.dp_shard > 1:
         total = _gathered_bytes(plan, parts=parts)
@@ -216,43 +228,46 @@ def _transient_bytes(plan: Plan, *, parts: tuple[WeightShard, ...], pp_rank: int
     if pp_rank == plan.layout.pp - 1:
         total += costs.loss_workspace()
     recomputed = 0.0
-    for layer in set(layers_of_stage(plan.model, layout=plan.layout, pp_rank=pp_rank)):
+    for layer in layers_of_stage(plan.model, layout=plan.layout, pp_rank=pp_rank):
         kept = costs.layer(layer)
         recomputed = max(recomputed, kept.whole - kept.under(plan.recompute))
     return total + recomputed
 
 
-def _gathered_bytes(plan: Plan, *, parts: tuple[WeightShard, ...]) -> float:
+def _gathered_bytes(plan: Plan, *, parts: CountedShards) -> float:
     """Return bytes of FSDP's copies: gathered weights, and gradients before their reduction.
 
     A pipeline keeps all its weights gathered, and whole gradients in fp32 until its last pass. Otherwise the embedding
     and the head are gathered for a whole pass, blocks one by one. A group's gradients have a second copy, in fp32,
     while they are reduced.
     """
-    blocks: dict[str, int] = {}
-    for shard in parts:
-        blocks[shard.unit] = blocks.get(shard.unit, 0) + shard.numel
-    root = blocks.pop("root", 0)
-    largest = max(blocks.values(), default=0)
-    whole = root + sum(blocks.values())
+    units: Counter[str] = Counter()
+    in_blocks = 0
+    for shard, count in parts:
+        units[shard.unit] += shard.numel
+        if shard.unit != "root":
+            in_blocks += count * shard.numel
+    root = units.pop("root", 0)
+    largest = max(units.values(), default=0)
+    whole = root + in_blocks
     element = compute_bytes(plan.precision)
     reduced = max(root, largest) * (element + _FP32)
     if plan.layout.pp > 1:
         return whole * (element + _FP32) + reduced
-    return (root + min(_GATHERED_BLOCKS * largest, sum(blocks.values()))) * element + reduced
+    return (root + min(_GATHERED_BLOCKS * largest, in_blocks)) * element + reduced
 
 
-def _num_quantized(parts: tuple[WeightShard, ...]) -> int:
+def _num_quantized(parts: CountedShards) -> int:
     """Return the parameters of the blocks' matrices, whole; embedding, head and norms are not quantized."""
-    count = 0
-    for shard in parts:
+    total = 0
+    for shard, count in parts:
         is_block = shard.unit != "root" or ".block." in shard.weight.name
         if is_block and len(shard.shape) > 1:
-            count += shard.numel
-    return count
+            total += count * shard.numel
+    return total
 
 
-def _cast_bytes(plan: Plan, parts: tuple[WeightShard, ...], *, pp_rank: int, cast: int) -> float:
+def _cast_bytes(plan: Plan, parts: CountedShards, *, pp_rank: int, cast: int) -> float:
     """Return bytes of the casts of master weights that each micro-batch in flight keeps for its backward.
 
     Full recomputation casts the weights of blocks again; those of the head, which is no block, are cast once.
@@ -263,13 +278,13 @@ def _cast_bytes(plan: Plan, parts: tuple[WeightShard, ...], *, pp_rank: int, cas
     if not plan.model.tied_embeddings or pp_rank < plan.layout.pp - 1:
         looked_up.add("embedding.weight")
     blocks = root = 0
-    for shard in parts:
+    for shard, count in parts:
         if shard.weight.name in looked_up:
             continue
         if shard.unit == "root" and ".block." not in shard.weight.name:
-            root += shard.numel
+            root += count * shard.numel
         else:
-            blocks += shard.numel
+            blocks += count * shard.numel
     if plan.recompute is Recompute.FULL:
         blocks = 0
     in_flight = num_in_flight(plan.layout, num_micro_batches=plan.grad_accum_steps, pp_rank=pp_rank)

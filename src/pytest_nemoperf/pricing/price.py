@@ -12,7 +12,7 @@ from pytest_nemoperf.measure.measurement import median_over_runs, workload_of
 from pytest_nemoperf.models.weights import num_active_parameters, num_parameters
 from pytest_nemoperf.pricing.generation_memory import GenerationMemory, generation_memory
 from pytest_nemoperf.pricing.kv_copies import KVCopies, kv_copies
-from pytest_nemoperf.pricing.memory import StageMemory, shown_stages, stage_memory
+from pytest_nemoperf.pricing.memory import StageMemory, memory_of_stages, shown_stages
 from pytest_nemoperf.pricing.traffic import AxisTraffic, axis_traffic
 from pytest_nemoperf.recipes.memory_rules import KeptBy, MemoryRules, native_rules
 from pytest_nemoperf.recipes.recipe import Plan, Recompute
@@ -147,7 +147,7 @@ def price_plan(
         rules: Rules of the framework's memory; None for the native engine's.
     """
     rules = rules or native_rules(plan)
-    memory = [stage_memory(plan, pp_rank=rank, rules=rules) for rank in range(plan.layout.pp)]
+    memory = memory_of_stages(plan, rules=rules)
     fullest = max(memory, key=lambda stage: stage.peak)
     shown = sorted({*shown_stages(plan.layout), fullest.pp_rank})
     capacity = None if system.memory_gb is None else round(system.memory_gb * _BYTES_PER_GB)
@@ -205,7 +205,7 @@ def _peak_bytes(fullest: StageMemory, *, generation: GenerationMemory | None) ->
 
 def peak_memory_bytes(plan: Plan, *, rules: MemoryRules) -> int:
     """Return the peak memory of the fullest rank, training or generating, in bytes."""
-    memory = [stage_memory(plan, pp_rank=rank, rules=rules) for rank in range(plan.layout.pp)]
+    memory = memory_of_stages(plan, rules=rules)
     fullest = max(memory, key=lambda stage: stage.peak)
     return _peak_bytes(fullest, generation=generation_memory(plan))
 

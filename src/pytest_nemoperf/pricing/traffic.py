@@ -7,10 +7,11 @@ all-to-all (n-1)/n of a rank's bytes. Scalars (loss, gradient norm) are left out
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pytest_nemoperf.layouts.shards import WeightShard, layers_of_stage, num_a2a_kv_copies, stage_shards
+from pytest_nemoperf.layouts.shards import WeightShard, counted_shards, layers_of_stage, num_a2a_kv_copies
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import FeedForward, Layer, Mixer
 from pytest_nemoperf.models.weights import num_kv_copies, num_local_kv_heads
@@ -113,10 +114,9 @@ def copied_gradient_bytes(plan: Plan, *, pp_rank: int) -> float:
     FSDP cuts rows, and those of the heads are the last of their matrix; counted for the rank with most of them.
     """
     num_copies = num_kv_copies(plan.model, tp=plan.layout.tp)
-    parts = stage_shards(plan.model, layout=plan.layout, pp_rank=pp_rank)
     summed = 0
-    for shard in parts:
-        summed += min(shard.copied_numel, shard.padded_numel)
+    for shard, count in counted_shards(plan.model, layout=plan.layout, pp_rank=pp_rank):
+        summed += count * min(shard.copied_numel, shard.padded_numel)
     return 2 * (num_copies - 1) / num_copies * summed * _FP32
 
 
@@ -128,7 +128,7 @@ class _StageTraffic:
         self._pp_rank = pp_rank
         self._costs = ActivationBytes(plan)
         self._element = compute_bytes(plan.precision)
-        self._layers = layers_of_stage(plan.model, layout=plan.layout, pp_rank=pp_rank)
+        self._layers = Counter(layers_of_stage(plan.model, layout=plan.layout, pp_rank=pp_rank))
         # A zero-bubble schedule computes backward in two halves, each with a recomputation.
         num_repeats = 2 if plan.layout.pp_schedule == "zero_bubble" else 1
         self._core_repeats = self._block_repeats = 0
@@ -138,7 +138,7 @@ class _StageTraffic:
             self._block_repeats = num_repeats
         self._is_last = pp_rank == plan.layout.pp - 1
         if self._is_last:
-            self._layers += [plan.model.mtp_layer] * plan.model.mtp_num_layers
+            self._layers[plan.model.mtp_layer] += plan.model.mtp_num_layers
 
     def of(self, axis: str) -> float:
         """Return the bytes of one update along an axis."""
@@ -148,11 +148,12 @@ class _StageTraffic:
                 copied = copied_gradient_bytes(self._plan, pp_rank=self._pp_rank)
                 return num_micro_batches * self._tensor_parallel() + copied
             case "cp":
-                return num_micro_batches * sum(map(self._context_parallel, self._layers))
+                return num_micro_batches * sum(n * self._context_parallel(layer) for layer, n in self._layers.items())
             case "ep":
                 num_mixtures = 0
-                for layer in self._layers:
-                    num_mixtures += layer.feed_forward is FeedForward.MOE
+                for layer, count in self._layers.items():
+                    if layer.feed_forward is FeedForward.MOE:
+                        num_mixtures += count
                 return num_micro_batches * num_mixtures * self._expert_tokens()
             case "pp":
                 return num_micro_batches * self._stage_borders()
@@ -164,9 +165,9 @@ class _StageTraffic:
         tp = plan.layout.tp
         whole = (tp - 1) / tp * self._costs.num_tokens * plan.model.hidden_size * self._element
         passes = 0
-        for layer in self._layers:
+        for layer, count in self._layers.items():
             sublayers = (layer.mixer is not None) + _is_split_feed_forward(plan.model, layer)
-            passes += (_FORWARD_AND_BACKWARD + self._block_repeats) * 2 * sublayers
+            passes += count * (_FORWARD_AND_BACKWARD + self._block_repeats) * 2 * sublayers
         passes += 2 * (self._pp_rank == 0) + 2 * self._is_last * (1 + plan.model.mtp_num_layers)
         return passes * whole
 
@@ -191,7 +192,8 @@ class _StageTraffic:
     def _expert_tokens(self) -> float:
         moe = self._plan.model.moe
         layout = self._plan.layout
-        assert moe is not None  # noqa: S101 (no layer has one without it)
+        if moe is None:
+            return 0.0
         width = moe.latent_size or self._plan.model.hidden_size
         routed = self._costs.num_stream_tokens * moe.topk * width * self._element
         num_ranks = layout.ep * layout.etp
@@ -205,9 +207,11 @@ class _StageTraffic:
 
     def _gradients_and_weights(self, *, is_expert: bool) -> float:
         plan = self._plan
-        shards = stage_shards(plan.model, layout=plan.layout, pp_rank=self._pp_rank)
-        own = [shard for shard in shards if shard.weight.is_expert == is_expert]
-        return sum(map(self._data_parallel, own))
+        sent = 0.0
+        for shard, count in counted_shards(plan.model, layout=plan.layout, pp_rank=self._pp_rank):
+            if shard.weight.is_expert == is_expert:
+                sent += count * self._data_parallel(shard)
+        return sent
 
     def _data_parallel(self, shard: WeightShard) -> float:
         """Return bytes per update to gather a weight and reduce its gradients."""

@@ -25,4 +25,4 @@ def published_rows(system: str) -> PublishedRows:
         data = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as exc:
         raise BaselineError(f"{path}: cannot be read: {exc}; install the package again") from None
-    return from_valid_data(PublishedRows, data, name="published", subject=str(path), error=BaselineError)
+    return from_valid_data(PublishedRows, data, subject=str(path), error=BaselineError)

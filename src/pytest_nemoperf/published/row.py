@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from pytest_nemoperf.flops.published import prints_whole_sequences
+from pytest_nemoperf.records.figures import Count, Size
 from pytest_nemoperf.records.metrics import TOKENS_PER_SEC_PER_GPU
 
 _SCHEMA_VERSION: Final = 1
@@ -28,14 +29,14 @@ class PublishedRollouts:
         precision: Precision of generation as printed.
     """
 
-    max_staleness: int
+    max_staleness: Count
     backend: str
-    mean_response_len: int
-    num_samples: int
-    tp: int
-    pp: int
+    mean_response_len: Size
+    num_samples: Size
+    tp: Size
+    pp: Size
     precision: str
-    dp: int | None = None
+    dp: Count | None = None
     dataset: str = ""
 
 
@@ -93,25 +94,25 @@ class PublishedRow:
     model: str
     system: str
     system_title: str
-    gpus: int
+    gpus: Size
     printed: Mapping[str, str]
     commit: str = ""
     date: str = ""
     precision: str = ""
-    global_batch_size: int | None = None
-    micro_batch_size: int | None = None
-    local_batch_size: int | None = None
-    seq_len: int | None = None
-    fsdp: int | None = None
-    dp: int | None = None
-    tp: int | None = None
-    pp: int | None = None
-    cp: int | None = None
-    vp: int | None = None
-    ep: int | None = None
-    etp: int | None = None
-    grad_accum_steps: int | None = None
-    num_layers: int | None = None
+    global_batch_size: Size | None = None
+    micro_batch_size: Size | None = None
+    local_batch_size: Size | None = None
+    seq_len: Size | None = None
+    fsdp: Count | None = None
+    dp: Count | None = None
+    tp: Count | None = None
+    pp: Count | None = None
+    cp: Count | None = None
+    vp: Count | None = None
+    ep: Count | None = None
+    etp: Count | None = None
+    grad_accum_steps: Size | None = None
+    num_layers: Size | None = None
     recompute: str = ""
     own_recompute: Literal["", "none", "selective", "full"] = ""
     rollouts: PublishedRollouts | None = None

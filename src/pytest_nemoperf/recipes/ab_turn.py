@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from pytest_nemoperf.bounds import check_fields
+
 TURN_FILE: Final = "turn"
 """File in the directory of the turns that names the side whose turn it is; absent until both sides have started."""
 
@@ -28,6 +30,9 @@ class ABTurn:
     other: str
     is_first: bool
     block_steps: int
+
+    def __post_init__(self) -> None:
+        check_fields(self, subject="turn: ")
 
     def begins_at(self, step: int) -> bool:
         """Whether a turn of this side begins with that step."""

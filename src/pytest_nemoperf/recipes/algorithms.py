@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from pytest_nemoperf.errors import RecipeError, check_flag, did_you_mean
+from pytest_nemoperf.bounds import check_fields
+from pytest_nemoperf.errors import RecipeError, did_you_mean, shown
 
 _NAME = re.compile(r"[a-z][a-z0-9._]*")
 _RESERVED_NAMES = frozenset({"pretrain", "bench", "loop"})  # first words of other cases' ids
-
-
-def _check_number(value: float, *, subject: str, maximum: float) -> None:
-    if type(value) in (int, float) and 0 <= value <= maximum and not math.isinf(value):
-        return
-    if math.isinf(maximum):
-        raise RecipeError(f"{subject}={value!r} must be a finite number >= 0")
-    raise RecipeError(f"{subject}={value!r} must be a number within 0 and {maximum:g}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,27 +74,15 @@ class Algorithm:
     def __post_init__(self) -> None:
         if type(self.name) is not str or not _NAME.fullmatch(self.name) or self.name in _RESERVED_NAMES:
             raise RecipeError(
-                f"algorithm name {self.name!r} begins case ids; use lower-case letters, digits, '_' and '.', beginning "
-                f"with a letter, and none of {', '.join(sorted(_RESERVED_NAMES))}"
+                f"algorithm name {shown(self.name)} begins case ids; use lower-case letters, digits, '_' and '.', "
+                f"beginning with a letter, and none of {', '.join(sorted(_RESERVED_NAMES))}"
             )
-        for name in ("is_leave_one_out", "is_std_normalized", "has_dynamic_sampling"):
-            check_flag(getattr(self, name), subject=f"algorithm {self.name}: {name}")
-        for name, words in (("advantage", ("group", "gae")), ("loss_mean", ("token", "sequence"))):
-            if getattr(self, name) not in words:
-                raise RecipeError(f"algorithm {self.name}: unknown {name} {getattr(self, name)!r}; use one of {words}")
-        for name in ("clip_low", "clip_high", "kl_coef", "overlong_penalty", "value_clip", "value_coef"):
-            _check_number(getattr(self, name), subject=f"algorithm {self.name}: {name}", maximum=math.inf)
+        check_fields(self, subject=f"algorithm {self.name}: ")
         for name in ("overlong_share", "gae_lambda", "discount"):
-            _check_number(getattr(self, name), subject=f"algorithm {self.name}: {name}", maximum=1)
-        if self.importance_cap is not None:
-            _check_number(self.importance_cap, subject=f"algorithm {self.name}: importance_cap", maximum=math.inf)
-            if not self.importance_cap:
+            if getattr(self, name) > 1:
                 raise RecipeError(
-                    f"algorithm {self.name}: importance_cap={self.importance_cap} would give every token the weight 0; "
-                    "use a number above 0, or None for no correction"
+                    f"algorithm {self.name}: {name}={getattr(self, name)!r} must be a number within 0 and 1"
                 )
-        if type(self.max_rounds) is not int or self.max_rounds < 1:
-            raise RecipeError(f"algorithm {self.name}: max_rounds={self.max_rounds!r} must be a whole number >= 1")
 
     @property
     def has_value_model(self) -> bool:
@@ -132,5 +112,5 @@ def find_algorithm(name: str) -> Algorithm:
         RecipeError: If there is none of that name.
     """
     if name not in ALGORITHMS:
-        raise RecipeError(f"unknown algorithm {name!r}; {did_you_mean(str(name), ALGORITHMS)}")
+        raise RecipeError(f"unknown algorithm {shown(name)}; {did_you_mean(name, ALGORITHMS)}")
     return ALGORITHMS[name]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Final, Literal, TypeVar
+from pathlib import PurePath
+from typing import Any, Final, Literal
 
-from pytest_nemoperf.errors import RecipeError, check_flag, did_you_mean
+from pytest_nemoperf.bounds import check_fields
+from pytest_nemoperf.errors import RecipeError, did_you_mean, enum_member, shown
 from pytest_nemoperf.flops.conventions import DEFAULT_CONVENTION, find_convention
 from pytest_nemoperf.layouts.layout import Layout, layout_of
 from pytest_nemoperf.logs.log_format import LogFormat
@@ -45,7 +46,6 @@ RANK_VARIABLES: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE",
 _RUN_VARIABLES = ("NEMOPERF_PLAN", "NEMOPERF_RUN_DIR", "NEMOPERF_STEPS")
 _PLACEHOLDER = re.compile(r"\{\w+\}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-_E = TypeVar("_E", bound=StrEnum)
 
 
 class Precision(StrEnum):
@@ -173,42 +173,29 @@ class Recipe:
     schema_version: Literal[1] = RECIPE_SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "precision", _enum_member(Precision, self.precision, subject="precision"))
-        object.__setattr__(self, "recompute", _enum_member(Recompute, self.recompute, subject="recompute"))
-        layouts = {name: layout_of(value, system=name) for name, value in self.layouts.items()}
-        object.__setattr__(self, "layouts", layouts)
-        object.__setattr__(self, "command", _texts(self.command, subject="command", example="('python', 'train.py')"))
-        object.__setattr__(self, "notes", _texts(self.notes, subject="notes", example="('measured on a draft',)"))
-        object.__setattr__(self, "unstated", _unstated(self.unstated))
+        object.__setattr__(self, "precision", enum_member(Precision, self.precision, subject="precision"))
+        object.__setattr__(self, "recompute", enum_member(Recompute, self.recompute, subject="recompute"))
+        object.__setattr__(self, "layouts", _layouts(self.layouts))
+        object.__setattr__(self, "command", _argv(self.command))
+        for name, example in (("notes", "('measured on a draft',)"), ("unstated", "('recompute',)")):
+            object.__setattr__(self, name, _texts(getattr(self, name), subject=name, example=example))
+        self._check_required_counts()
+        check_fields(self)
+        _check_unstated(self.unstated)
         _check_placeholders(self.command)
-        if self.rl is not None and not isinstance(self.rl, RL):
-            raise RecipeError(f"rl={self.rl!r} must be an RL, or None for pre-training")
-        for name in ("framework_config", "log_file", "python"):
-            value = getattr(self, name)
-            if type(value) is not str:
-                raise RecipeError(f"{name}={value!r} must be a text; write str(...)")
-        if not isinstance(self.gpus, Mapping):
-            raise RecipeError(f"gpus={self.gpus!r} must be ranks by system name; write e.g. gpus={{'h100': 8}}")
-        for system in (*self.layouts, *self.gpus):
+        for system in self.gpus:
             find_system(system)
         if not self.framework_config:
             self._check_completeness()
         self._check_names()
-        self._check_counts()
-        for name in ("is_compiled", "is_router_balanced", "has_varying_lengths", "is_command_per_rank"):
-            check_flag(getattr(self, name), subject=name)
-        if type(self.seed) is not int:
-            raise RecipeError(f"seed={self.seed!r} must be a whole number")
-        _check_env(self.env)
+        self._check_steps()
+        self._check_texts()
         self._check_variables()
         check_tolerances(self.tolerances, subject="tolerances")
         find_convention(self.flops_convention)
-        limit = self.timeout_sec
-        if limit is not None and (type(limit) not in (int, float) or not 0 < limit < math.inf):
-            raise RecipeError(f"timeout_sec={limit!r} must be positive, finite seconds")
         if (self.framework == "command") != bool(self.command):
             raise RecipeError(
-                f"framework={self.framework!r} with command={list(self.command)}; "
+                f"framework={shown(self.framework)} with command={shown(list(self.command))}; "
                 "framework='command' and an argv in command belong together"
             )
         if self.framework_options:
@@ -249,13 +236,10 @@ class Recipe:
                 )
 
     def _check_log(self) -> None:
-        if isinstance(self.log_format, str):
-            if self.log_format:
-                check_preset_name(self.log_format)
-        elif not isinstance(self.log_format, LogFormat):
-            raise RecipeError(f"log_format={self.log_format!r} must be the name of a preset or a LogFormat")
+        if isinstance(self.log_format, str) and self.log_format:
+            check_preset_name(self.log_format)
         if self.log_file and not self.log_format:
-            raise RecipeError(f"log_file={self.log_file!r} without log_format; name the format of the log")
+            raise RecipeError(f"log_file={shown(self.log_file)} without log_format; name the format of the log")
         if self.framework == "torch" and (self.log_format or self.python or self.is_command_per_rank):
             raise RecipeError(
                 "log_format, python and is_command_per_rank are for commands, and framework='torch' is the native "
@@ -269,23 +253,19 @@ class Recipe:
         for subject, name in names:
             if not is_safe_name(name) and (name or subject != "variant"):
                 raise RecipeError(
-                    f"{subject} {name!r} is part of the case id and so of a file name; "
+                    f"{subject} {shown(name)} is part of the case id and so of a file name; "
                     "use lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit"
                 )
 
-    def _check_counts(self) -> None:
-        for name in ("seq_len", "global_batch_size", "micro_batch_size", "steps", "warmup_steps"):
+    def _check_required_counts(self) -> None:
+        """Check counts that were left out: those of sequences, unless the framework's own recipe says them."""
+        for name in ("seq_len", "global_batch_size"):
             count = getattr(self, name)
-            if count == 0 and self.framework_config and name in ("seq_len", "global_batch_size"):
-                continue  # the file says it
-            if type(count) is not int or count < 1:
-                hint = ""
-                if count == 0:  # left out, maybe
-                    hint = "; give it, or framework_config with a file that says it"
-                raise RecipeError(f"{name}={count!r} must be a whole number >= 1{hint}")
-        for system, count in self.gpus.items():
-            if type(count) is not int or count < 1:
-                raise RecipeError(f"gpus={{{system!r}: {count!r}}} must be a whole number >= 1")
+            if type(count) is int and count < 1 and not (count == 0 and self.framework_config):
+                hint = "; give it, or framework_config with a file that says it" if count == 0 else ""
+                raise RecipeError(f"{name}={shown(count)} must be a whole number >= 1{hint}")
+
+    def _check_steps(self) -> None:
         if self.warmup_steps < MIN_WARMUP_STEPS:
             raise RecipeError(
                 f"warmup_steps={self.warmup_steps} must be >= {MIN_WARMUP_STEPS}; "
@@ -293,6 +273,19 @@ class Recipe:
             )
         if self.steps < MIN_STEPS:
             raise RecipeError(f"steps={self.steps} must be >= {MIN_STEPS}; fewer show neither median nor drift")
+
+    def _check_texts(self) -> None:
+        """Check texts that the operating system gets: none takes a NUL character."""
+        texts = {f"command[{at}]": word for at, word in enumerate(self.command)}
+        for name in ("framework_config", "log_file", "python"):
+            texts[name] = getattr(self, name)
+        for name, value in self.env.items():
+            texts[f"env[{name!r}]"] = value
+            if not name or "=" in name or "\0" in name:
+                raise RecipeError(f"env: {shown(name)} is no name of an environment variable")
+        for name, text in texts.items():
+            if "\0" in text:
+                raise RecipeError(f"{name}={shown(text)} has a NUL character, which ends a text for other programs")
 
     @property
     def workload(self) -> str:
@@ -356,6 +349,9 @@ class Plan:
         turn: Turns of the run in a comparison with another version of the code; None for any other run.
         notes: Remarks shown with the case.
         unstated: Settings that the recipe's source does not state; the price is a range over them.
+
+    Raises:
+        RecipeError: If a value is of another type, or beyond its bounds.
     """
 
     case: str
@@ -400,6 +396,13 @@ class Plan:
     unstated: tuple[str, ...] = ()
     schema_version: Literal[1] = PLAN_SCHEMA_VERSION
 
+    def __post_init__(self) -> None:
+        check_fields(self, subject="plan: ")
+        for name in ("seq_len", "global_batch_size"):
+            if not getattr(self, name):
+                raise RecipeError(f"plan: {name}=0 must be a whole number >= 1")
+        _check_unstated(self.unstated)
+
     @property
     def total_steps(self) -> int:
         """Warm-up and measured steps together."""
@@ -423,11 +426,13 @@ def check_tolerances(tolerances: Mapping[str, float], *, subject: str) -> None:
         RecipeError: If a metric is not judged, or a percentage is not within (0, 100).
     """
     names = {metric.name for metric in JUDGED} | {"all"}
+    if not isinstance(tolerances, Mapping):
+        raise RecipeError(f"{subject}: {shown(tolerances)} must be percentages by metric; write e.g. {{'all': 3}}")
     for name, percent in tolerances.items():
         if name not in names:
-            raise RecipeError(f"{subject}: {name!r} is not a judged metric; {did_you_mean(name, names)}")
+            raise RecipeError(f"{subject}: {shown(name)} is not a judged metric; {did_you_mean(name, names)}")
         if type(percent) not in (int, float) or not 0 < percent < 100:  # noqa: PLR2004 (percent)
-            raise RecipeError(f"{subject}: {name}={percent!r} must be a percentage above 0 and below 100")
+            raise RecipeError(f"{subject}: {name}={shown(percent)} must be a percentage above 0 and below 100")
 
 
 def _check_placeholders(command: Sequence[str]) -> None:
@@ -440,33 +445,44 @@ def _check_placeholders(command: Sequence[str]) -> None:
                 raise RecipeError(f"command: {found} in {word!r} is no placeholder; did you mean {near[0]}?")
 
 
-def _texts(values: Sequence[str], *, subject: str, example: str) -> tuple[str, ...]:
-    if isinstance(values, str):
-        raise RecipeError(f"{subject}={values!r} must be a list of texts; write e.g. {example}")
+def _layouts(layouts: Mapping[str, Layout | Mapping[str, Any]]) -> dict[str, Layout]:
+    if not isinstance(layouts, Mapping):
+        raise RecipeError(
+            f"layouts={shown(layouts)} must be layouts by system name; write e.g. {{'cpu': Layout(gpus=1)}}"
+        )
+    made = {}
+    for system, layout in layouts.items():
+        made[system] = layout_of(layout, system=find_system(system).name)
+    return made
+
+
+def _argv(words: Sequence[str | PurePath]) -> tuple[str, ...]:
+    """Return the words of a command; paths as texts."""
+    example = "('python', 'train.py')"
+    if isinstance(words, (list, tuple)):
+        words = [str(word) if isinstance(word, PurePath) else word for word in words]
+    argv = _texts(words, subject="command", example=example)
+    if len(argv) == 1 and len(argv[0].split()) > 1 and "/" not in argv[0].split()[0]:
+        raise RecipeError(
+            f"command={shown(list(argv))} is one word with spaces in it, the name of one program; give a list of "
+            f"words, e.g. {example}: shlex.split makes one of a line of a shell"
+        )
+    return argv
+
+
+def _texts(values: object, *, subject: str, example: str) -> tuple[str, ...]:
+    if not isinstance(values, (list, tuple)):
+        hint = ", as shlex.split makes of a line" if isinstance(values, str) and len(values.split()) > 1 else ""
+        raise RecipeError(f"{subject}={shown(values)} must be a list of texts; write e.g. {example}{hint}")
     for at, value in enumerate(values):
         if type(value) is not str:
-            raise RecipeError(f"{subject}[{at}]={value!r} must be a text; write str(...)")
+            raise RecipeError(f"{subject}[{at}]={shown(value)} must be a text; write str(...)")
     return tuple(values)
 
 
-def _unstated(values: Sequence[str]) -> tuple[str, ...]:
-    names = _texts(values, subject="unstated", example="('recompute',)")
+def _check_unstated(names: Sequence[str]) -> None:
     for name in names:
         if name not in UNSTATED:
-            raise RecipeError(f"unstated: {name!r} is no setting that may be unstated; {did_you_mean(name, UNSTATED)}")
-    return names
-
-
-def _check_env(env: Mapping[str, str]) -> None:
-    if not isinstance(env, Mapping):
-        raise RecipeError(f"env={env!r} must be a mapping of texts to texts")
-    for name, value in env.items():
-        if type(name) is not str or type(value) is not str:
-            raise RecipeError(f"env: {name!r}={value!r} must be texts, as every environment variable; write str(...)")
-
-
-def _enum_member(kind: type[_E], value: str, *, subject: str) -> _E:
-    try:
-        return kind(value)
-    except ValueError:
-        raise RecipeError(f"unknown {subject} {value!r}; {did_you_mean(str(value), list(kind))}") from None
+            raise RecipeError(
+                f"unstated: {shown(name)} is no setting that may be unstated; {did_you_mean(name, UNSTATED)}"
+            )

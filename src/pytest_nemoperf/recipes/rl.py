@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from pytest_nemoperf.errors import RecipeError, check_flag, did_you_mean
+from pytest_nemoperf.bounds import SAMPLES, bound_problem, check_fields
+from pytest_nemoperf.errors import RecipeError, did_you_mean, shown
 from pytest_nemoperf.recipes.algorithms import Algorithm, find_algorithm
 
 NUM_TASK_TOKENS: Final = 14
@@ -15,6 +16,7 @@ STOP_TOKEN: Final = 13
 _MIN_PROMPT_LEN = 8
 """Tokens of the task's longest question, with operands of three digits."""
 _MAX_OPERAND = 999
+_SAMPLES_OF_A_STEP = "num_prompts_per_step*num_generations_per_prompt"
 
 GENERATORS: Final = ("native", "vllm", "megatron", "sglang", "trtllm", "dynamo")
 """Engines that generate, by name; the native engine has the first two."""
@@ -73,26 +75,26 @@ class RL:
     dataset: str = ""
 
     def __post_init__(self) -> None:
-        check_flag(self.is_packed, subject="is_packed")
-        if type(self.dataset) is not str or not self.dataset.isprintable():
-            raise RecipeError(f"dataset={self.dataset!r} must be a name of printable characters; write e.g. 'gsm8k'")
-        if not isinstance(self.algorithm, (str, Algorithm)):
-            raise RecipeError(f"algorithm={self.algorithm!r} must be the name of one, or an Algorithm")
-        if not isinstance(self.response_lengths, (str, list, tuple)):
+        lengths: object = self.response_lengths
+        if isinstance(lengths, list):
+            lengths = tuple(lengths)
+            object.__setattr__(self, "response_lengths", lengths)
+        if isinstance(lengths, str) and lengths not in ("fixed", "sampled"):
+            raise RecipeError(f"unknown response_lengths {shown(lengths)}; use 'fixed', 'sampled' or a list of lengths")
+        if self.generator not in GENERATORS:
+            raise RecipeError(f"unknown generator {shown(self.generator)}; {did_you_mean(self.generator, GENERATORS)}")
+        check_fields(self)
+        if problem := bound_problem(self.num_samples, name=_SAMPLES_OF_A_STEP, bound=SAMPLES):
+            raise RecipeError(problem)
+        if not self.dataset.isprintable():
             raise RecipeError(
-                f"response_lengths={self.response_lengths!r} must be 'fixed', 'sampled' or a list of lengths"
+                f"dataset={shown(self.dataset)} must be a name of printable characters; write e.g. 'gsm8k'"
             )
-        if not isinstance(self.response_lengths, str):
-            object.__setattr__(self, "response_lengths", tuple(self.response_lengths))
         self._check_counts()
         self._check_sampling()
-        lengths = self.response_lengths
-        if isinstance(lengths, str):
-            if lengths not in ("fixed", "sampled"):
-                raise RecipeError(f"unknown response_lengths {lengths!r}; use 'fixed', 'sampled' or a list of lengths")
-        elif not lengths or any(type(length) is not int or length < 1 for length in lengths):
-            raise RecipeError(f"response_lengths={list(lengths)} must be whole numbers >= 1, at least one")
-        elif max(lengths) > self.max_response_len:
+        if lengths == ():
+            raise RecipeError("response_lengths has no length; give one at least, or 'fixed'")
+        if isinstance(lengths, tuple) and max(lengths) > self.max_response_len:
             raise RecipeError(
                 f"response_lengths have {max(lengths)}, more than max_response_len={self.max_response_len}; "
                 "raise that limit, or leave the longer ones out"
@@ -156,34 +158,18 @@ class RL:
         return lengths
 
     def _check_counts(self) -> None:
-        for name in ("num_prompts_per_step", "num_generations_per_prompt", "max_response_len", "max_operand"):
-            _check_count(name, getattr(self, name), minimum=1)
-        _check_count("prompt_len", self.prompt_len, minimum=_MIN_PROMPT_LEN, why=", the tokens of the longest question")
-        _check_count("max_staleness", self.max_staleness, minimum=0)
-        for name in ("top_k", "max_batch_size"):
-            if getattr(self, name) is not None:
-                _check_count(name, getattr(self, name), minimum=1)
+        for name in ("prompt_len", "min_prompt_len"):
+            length = getattr(self, name)
+            if length is not None and length < _MIN_PROMPT_LEN:
+                raise RecipeError(
+                    f"{name}={length} must be a whole number >= {_MIN_PROMPT_LEN}, the tokens of the longest question"
+                )
         shortest = self.min_prompt_len
-        if shortest is not None:
-            _check_count(
-                "min_prompt_len", shortest, minimum=_MIN_PROMPT_LEN, why=", the tokens of the longest question"
-            )
-            if shortest > self.prompt_len:
-                raise RecipeError(f"min_prompt_len={shortest} is more than prompt_len={self.prompt_len}; lower it")
+        if shortest is not None and shortest > self.prompt_len:
+            raise RecipeError(f"min_prompt_len={shortest} is more than prompt_len={self.prompt_len}; lower it")
         if self.max_operand > _MAX_OPERAND:
             raise RecipeError(f"max_operand={self.max_operand} has more than three digits; use {_MAX_OPERAND} or less")
 
     def _check_sampling(self) -> None:
-        for name in ("temperature", "learning_rate"):
-            value = getattr(self, name)
-            if type(value) not in (int, float) or not 0 < value < math.inf:
-                raise RecipeError(f"{name}={value!r} must be a finite number above 0")
-        if type(self.top_p) not in (int, float) or not 0 < self.top_p <= 1:
+        if self.top_p > 1:
             raise RecipeError(f"top_p={self.top_p!r} must be above 0 and at most 1")
-        if self.generator not in GENERATORS:
-            raise RecipeError(f"unknown generator {self.generator!r}; {did_you_mean(str(self.generator), GENERATORS)}")
-
-
-def _check_count(name: str, count: object, *, minimum: int, why: str = "") -> None:
-    if type(count) is not int or count < minimum:
-        raise RecipeError(f"{name}={count!r} must be a whole number >= {minimum}{why}")

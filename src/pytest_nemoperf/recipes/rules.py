@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from pytest_nemoperf.errors import PlanError
@@ -80,7 +81,7 @@ def tensor_problems(model: ModelConfig, *, axis: str, tp: int, is_native: bool) 
         is_native: The native engine's rule for key-value heads binds, too; other frameworks may have another.
     """
     sizes = {"num_heads": model.num_heads}
-    if any(layer.feed_forward is FeedForward.DENSE for layer in model.layers):
+    if any(layer.feed_forward is FeedForward.DENSE for layer in model.layer_counts):
         sizes["ffn_hidden_size"] = model.ffn_hidden_size
     if model.moe is not None:
         sizes["moe.shared_ffn_hidden_size"] = model.moe.shared_ffn_hidden_size
@@ -89,14 +90,19 @@ def tensor_problems(model: ModelConfig, *, axis: str, tp: int, is_native: bool) 
             yield indivisible(axis, tp, name=name, size=size)
     if is_native and model.mla is None and not _can_share_kv_heads(model, num_ranks=tp):
         degrees = []
-        for degree in range(1, model.num_heads + 1):
-            if model.num_heads % degree == 0 and _can_share_kv_heads(model, num_ranks=degree):
+        for degree in _divisors(model.num_heads):
+            if _can_share_kv_heads(model, num_ranks=degree):
                 degrees.append(str(degree))
         yield (
             f"{axis}={tp} neither divides num_kv_heads={model.num_kv_heads} ({_quotient(model.num_kv_heads, tp)}) nor "
             f"is a multiple of it ({_quotient(tp, model.num_kv_heads)}), and each rank has whole key-value heads: "
             f"its own, or a copy of one; choose {axis} among {', '.join(degrees)}"
         )
+
+
+def _divisors(number: int) -> list[int]:
+    small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
+    return sorted({*small, *(number // divisor for divisor in small)})
 
 
 def _can_share_kv_heads(model: ModelConfig, *, num_ranks: int) -> bool:

@@ -10,7 +10,7 @@ from importlib import resources
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pytest_nemoperf.errors import RecipeError, did_you_mean
+from pytest_nemoperf.errors import RecipeError, did_you_mean, shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,7 @@ def find_system(name: str) -> System:
     """
     catalog = system_catalog()
     if name not in catalog:
-        raise RecipeError(f"unknown system {name!r}; {did_you_mean(name, catalog)}")
+        raise RecipeError(f"unknown system {shown(name)}; {did_you_mean(name, catalog)}")
     return catalog[name]
 
 

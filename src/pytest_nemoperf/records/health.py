@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from pytest_nemoperf.errors import plural
+from pytest_nemoperf.records.figures import Amount, Count, Finite
 
 HEALTH_FILE = "health.json"
 MAX_SLOWED_SHARE = 0.10
@@ -40,9 +41,9 @@ HEALTH_SCHEMA_VERSION: Final = 1
 class MinMedianMax:
     """Minimum, median and maximum of a figure over the samples."""
 
-    low: float
-    median: float
-    high: float
+    low: Finite
+    median: Finite
+    high: Finite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,15 +64,15 @@ class GpuHealth:
             a container with process ids of its own, which hides them.
     """
 
-    gpu: int
+    gpu: Count
     sm_clock_mhz: MinMedianMax | None = None
     memory_clock_mhz: MinMedianMax | None = None
     temperature_c: MinMedianMax | None = None
     power_w: MinMedianMax | None = None
-    power_cap_w: float | None = None
-    reasons: Mapping[str, float] = field(default_factory=dict)
-    num_memory_errors: int = 0
-    xids: tuple[int, ...] = ()
+    power_cap_w: Amount | None = None
+    reasons: Mapping[str, Amount] = field(default_factory=dict)
+    num_memory_errors: Count = 0
+    xids: tuple[Count, ...] = ()
     foreign_processes: tuple[str, ...] = ()
 
 
@@ -90,14 +91,14 @@ class CpuHealth:
         foreign_processes: Share of each other busy process, by name, the largest first.
     """
 
-    num_cores: int
-    own_share: float
-    foreign_share: float
-    idle_share: float
-    steal_share: float
-    throttled_share: float | None = None
+    num_cores: Count
+    own_share: Amount
+    foreign_share: Amount
+    idle_share: Amount
+    steal_share: Amount
+    throttled_share: Amount | None = None
     frequency_mhz: MinMedianMax | None = None
-    foreign_processes: Mapping[str, float] = field(default_factory=dict)
+    foreign_processes: Mapping[str, Amount] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +113,8 @@ class HealthReport:
         gpus: GPUs of the ranks.
     """
 
-    seconds: float
-    num_samples: int
+    seconds: Amount
+    num_samples: Count
     is_measured_steps: bool
     cpu: CpuHealth | None = None
     gpus: tuple[GpuHealth, ...] = ()

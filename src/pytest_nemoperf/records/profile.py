@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from pytest_nemoperf.records.figures import Amount, Positive, Size
 from pytest_nemoperf.records.provenance import Provenance
 
 PROFILE_SCHEMA_VERSION: Final = 1
@@ -24,8 +25,8 @@ class Operator:
         self_sec_per_step: Median time without the operators it calls: on the device (CUDA), else on the CPU.
     """
 
-    calls_per_step: float
-    self_sec_per_step: float
+    calls_per_step: Amount
+    self_sec_per_step: Amount
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ class RankProfile:
         operators: Operators by name.
     """
 
-    step_time_sec: float
+    step_time_sec: Positive
     operators: Mapping[str, Operator]
 
 
@@ -61,9 +62,9 @@ class Profile:
     case: str
     system: str
     device: Literal["cuda", "cpu"]
-    num_steps: int
-    num_ranks: int
-    step_time_sec: float
+    num_steps: Size
+    num_ranks: Size
+    step_time_sec: Positive
     operators: Mapping[str, Operator]
     machine: Mapping[str, str | int] = field(default_factory=dict)
     workload: Mapping[str, Any] = field(default_factory=dict)

@@ -4,6 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Final
+
+from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.records.figures import Count, Size
+
+_MAX_SHOWN: Final = 60
+
+
+def utc_day(text: str) -> date:
+    """Return the day in UTC of a date in ISO 8601.
+
+    Raises:
+        RecordError: If it is no date, or lies beyond the years that have one in UTC.
+    """
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC).date()
+    except (ValueError, OverflowError):
+        raise RecordError(f"{text[:_MAX_SHOWN]!r} is no date; write e.g. 2026-12-31T12:00:00Z") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +43,10 @@ class LogSource:
     path: str
     log_format: str
     date: str
-    first_step: int
-    num_records: int
-    num_warmup: int
-    steps_per_record: int = 1
+    first_step: Count
+    num_records: Count
+    num_warmup: Count
+    steps_per_record: Size = 1
     has_health: bool = False
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.records.figures import Amount, Count
 from pytest_nemoperf.records.health import HealthReport
 from pytest_nemoperf.records.yardstick import Yardstick
 
@@ -79,21 +80,21 @@ class RolloutStats:
         tokens_digest: Hash of all response tokens, in hexadecimal: equal for equal tokens. Empty if not known.
     """
 
-    num_response_tokens: int
-    num_prompt_tokens: int | None = None
-    num_samples: int | None = None
-    num_truncated: int | None = None
+    num_response_tokens: Count
+    num_prompt_tokens: Count | None = None
+    num_samples: Count | None = None
+    num_truncated: Count | None = None
     generation_time_sec: float | None = None
     batch_fill_pct: float | None = None
     imbalance_pct: float | None = None
-    staleness_steps: int | None = None
-    num_rounds: int | None = None
+    staleness_steps: Count | None = None
+    num_rounds: Count | None = None
     reward_mean: float | None = None
     reward_std: float | None = None
     token_mult_prob_error: float | None = None
     max_logprob_error: float | None = None
     kl: float | None = None
-    refit_bytes: int | None = None
+    refit_bytes: Count | None = None
     refit_time_sec: float | None = None
     tokens_digest: str = ""
 
@@ -127,7 +128,7 @@ class StepRecord:
     flops: float | None = None
     loss: float | None = None
     grad_norm: float | None = None
-    peak_memory_bytes: int | None = None
+    peak_memory_bytes: Count | None = None
     rank_times_sec: tuple[float, ...] = ()
     rank_busy_sec: tuple[float, ...] = ()
     groups: Mapping[str, GroupStep] = field(default_factory=dict)
@@ -186,8 +187,8 @@ class RunResult:
         yardsticks_after: The same after its steps.
     """
 
-    num_ranks: int
-    num_steps: int
+    num_ranks: Count
+    num_steps: Count
     device_name: str
     environment: Mapping[str, str] = field(default_factory=dict)
     hosts: tuple[str, ...] = ()
@@ -231,8 +232,8 @@ class Progress:
         step_time_sec: Its wall time on rank 0.
     """
 
-    step: int
-    step_time_sec: float
+    step: Count
+    step_time_sec: Amount
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

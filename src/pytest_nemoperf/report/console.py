@@ -8,8 +8,8 @@ from io import StringIO
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.report.cells import INJECTION_MEANING, injection_text
-from pytest_nemoperf.report.escape import visible_text
 from pytest_nemoperf.verdict.comparison import VerdictKind
+from pytest_nemoperf.visible import visible_text
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType

@@ -1,25 +1,13 @@
-"""Text of recipes, logs and files made safe for terminals, Markdown, HTML and CSV, and still readable."""
+"""Text of recipes, logs and files made safe for Markdown, HTML and CSV, and still readable."""
 
 from __future__ import annotations
 
 import html
 import re
-import unicodedata
 from typing import Final
 
-from pytest_nemoperf.json_codec import readable_text
+from pytest_nemoperf.visible import plain_text, visible_text
 
-_ESCAPE_SEQUENCE: Final = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]?"  # CSI: colours, moves of the cursor
-    r"|\x1b[\]PX^_][^\n]*?(?:\x07|\x1b\\|\x9c|(?=\n)|$)"  # OSC and other strings: titles, links, clipboard
-    r"|\x1b[ -/]*[0-~]?"
-    r"|\x9b[0-?]*[ -/]*[@-~]?"
-)
-_HIDDEN_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs"})
-_HIDDEN: Final = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
-)
-"""Characters that show nothing, though their categories are of letters, marks and symbols."""
 _PUNCTUATION: Final = re.compile(r"[\\`*\[\]~${}|]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
 _ENTITY: Final = re.compile(r"&(?=#?\w+;)")
 _BLOCK_STARTS: Final = "-+=%:(#"
@@ -33,26 +21,6 @@ _PLAIN: Final = re.compile(r"(?!.*www\.)[0-9A-Za-z .,/()+-]*", re.IGNORECASE)
 _FORMULA_STARTS: Final = ("=", "+", "-", "@")
 _MATH: Final = "<span>\\$</span>"
 """GitHub's own way to write a dollar that begins no formula; the backslash is for MyST."""
-
-
-def plain_text(text: str) -> str:
-    """Return text in one line: without control characters, terminal escapes, direction marks and hidden characters."""
-    return " ".join(visible_text(text).split())
-
-
-def visible_text(text: str) -> str:
-    """Return text with its line breaks and tabs, and without other characters that show nothing or move the cursor."""
-    if text.isascii() and text.isprintable():
-        return text
-    kept = []
-    for character in _HIDDEN.sub("", _ESCAPE_SEQUENCE.sub("", readable_text(text))):
-        if character in "\n\t":
-            kept.append(character)
-        elif character.isspace():  # also the separators of lines and paragraphs, and the carriage return
-            kept.append(" ")
-        elif unicodedata.category(character) not in _HIDDEN_CATEGORIES:
-            kept.append(character)
-    return "".join(kept)
 
 
 def csv_cell(value: object) -> object:

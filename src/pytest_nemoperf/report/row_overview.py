@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.report.console import heading, indented, section, to_text
-from pytest_nemoperf.report.escape import csv_cell, plain_text
+from pytest_nemoperf.report.escape import csv_cell
 from pytest_nemoperf.report.tables import table_lines
 from pytest_nemoperf.report.terminal.rows import table_parts
 from pytest_nemoperf.results.row import Release
+from pytest_nemoperf.visible import plain_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

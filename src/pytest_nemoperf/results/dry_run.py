@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from pytest_nemoperf.pricing.price import Price
+from pytest_nemoperf.records.figures import Amount, Count, Size
 from pytest_nemoperf.results.cases import NotRun
-from pytest_nemoperf.verdict.policy import VerdictPolicy
+from pytest_nemoperf.verdict.policy import VerdictPolicy, check_limits
 
 _SCHEMA_VERSION: Final = 1
 _SEC_PER_HOUR: Final = 3600
@@ -28,7 +29,7 @@ class PricedCase:
 
     nodeid: str
     price: Price
-    num_launches: int = 1
+    num_launches: Size = 1
 
     @property
     def gpu_hours(self) -> float | None:
@@ -51,10 +52,10 @@ class SuiteCost:
         num_unknown: Cases without one, which the sum leaves out.
     """
 
-    gpu_hours: float
-    num_stored: int
-    num_published: int
-    num_unknown: int
+    gpu_hours: Amount
+    num_stored: Count
+    num_published: Count
+    num_unknown: Count
 
     @property
     def num_known(self) -> int:
@@ -91,12 +92,18 @@ class AskedCase:
         nodeid: The test.
         tolerances: Allowed worsening in percent by judged metric.
         finds: Worsening that must be found, in percent by judged metric.
+
+    Raises:
+        RecipeError: If one of these is impossible.
     """
 
     case: str
     nodeid: str
     tolerances: Mapping[str, float]
     finds: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_limits(self.tolerances, finds=self.finds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Literal
 
+from pytest_nemoperf.records.figures import Count, Finite, Positive, Size
+
 _RELEASE_SCHEMA_VERSION: Final = 1
 
 
@@ -70,13 +72,13 @@ class RolloutColumns:
         is_pinned: Responses have the same lengths in every step.
     """
 
-    max_staleness: int
+    max_staleness: Count
     backend: str
     dataset: str
-    num_samples: int
-    tp: int
-    pp: int
-    dp: int | None
+    num_samples: Size
+    tp: Size
+    pp: Size
+    dp: Count | None
     precision: str
     is_pinned: bool = False
 
@@ -122,24 +124,24 @@ class Row:
     framework: str
     model: str
     origin: RowOrigin
-    values: Mapping[str, tuple[float, ...]]
+    values: Mapping[str, tuple[Finite, ...]]
     precision: str = ""
-    gpus: int | None = None
-    global_batch_size: int | None = None
-    micro_batch_size: int | None = None
-    seq_len: int | None = None
-    fsdp: int | None = None
-    dp: int | None = None
-    tp: int | None = None
-    pp: int | None = None
-    cp: int | None = None
-    vp: int | None = None
-    ep: int | None = None
-    grad_accum_steps: int | None = None
+    gpus: Size | None = None
+    global_batch_size: Size | None = None
+    micro_batch_size: Size | None = None
+    seq_len: Size | None = None
+    fsdp: Count | None = None
+    dp: Count | None = None
+    tp: Count | None = None
+    pp: Count | None = None
+    cp: Count | None = None
+    vp: Count | None = None
+    ep: Count | None = None
+    grad_accum_steps: Size | None = None
     rollouts: RolloutColumns | None = None
-    judged: Mapping[str, float] = field(default_factory=dict)
+    judged: Mapping[str, Finite] = field(default_factory=dict)
     flops_convention: str = ""
-    flops_per_token: float | None = None
+    flops_per_token: Positive | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     sessions: tuple[str, ...] = ()
 

@@ -10,6 +10,7 @@ from typing import Final
 from pytest_nemoperf.errors import NemoPerfError
 from pytest_nemoperf.flops.count import FLOPS_REL_TOL
 from pytest_nemoperf.json_codec import plain_mapping
+from pytest_nemoperf.measure.stored_workload import check_workload
 from pytest_nemoperf.published.row import PublishedRow, PublishedRows
 from pytest_nemoperf.records.metrics import (
     FLOPS_PER_TFLOP,
@@ -19,7 +20,6 @@ from pytest_nemoperf.records.metrics import (
     TOKENS_PER_SEC_PER_GPU,
 )
 from pytest_nemoperf.results.row import Release, Row
-from pytest_nemoperf.results.rows import layout_label
 
 _POSITIVE: Final = frozenset({*(metric.name for metric in JUDGED), STEP_TIME_SEC.name})
 
@@ -76,7 +76,7 @@ def row_problems(row: Row, *, place: str) -> Iterator[str]:
             yield f"{place}.judged.{name} is {value:g}; only positive figures can be compared"
     try:
         plain_mapping(row.settings, subject=f"{place}.settings")
-        layout_label(row)
+        check_workload(row.settings, place=f"{place}.settings")
     except NemoPerfError as exc:
         yield str(exc)
     per_token = row.flops_per_token

@@ -15,7 +15,7 @@ from typing import Final
 from pytest_nemoperf.errors import MACHINE_PREFIX, LaunchError, RecordError, TurnError, os_error_text
 from pytest_nemoperf.frameworks.logged import tail_of_log
 from pytest_nemoperf.frameworks.protocol import Framework
-from pytest_nemoperf.json_codec import from_json, to_json, to_printed_json
+from pytest_nemoperf.json_codec import from_json, read_data, to_json, to_printed_json
 from pytest_nemoperf.launchers.logs import first_traceback, out_of_memory_message, tail_of
 from pytest_nemoperf.launchers.protocol import Launcher, LaunchResult, LaunchStatus, RankExit
 from pytest_nemoperf.logs.tail import LogTail
@@ -167,7 +167,7 @@ def read_run(plan: Plan, *, framework: Framework, run_dir: Path) -> RunOutput:
     output = framework.read_output(plan, run_dir=run_dir)
     path = run_dir / HEALTH_FILE
     if path.exists():
-        output = replace(output, health=from_json(HealthReport, path.read_bytes(), subject=str(path)))
+        output = replace(output, health=read_data(HealthReport, path))
     around = read_yardsticks(run_dir)
     if around.before:
         output = replace(output, yardsticks_before=around.before, yardsticks_after=around.after)
@@ -279,8 +279,8 @@ def _describe_failure(plan: Plan, *, first: RankExit, result: LaunchResult, run_
 def _rank_error(run_dir: Path, *, rank: int) -> RankError | None:
     path = run_dir / error_file(rank)
     try:
-        return from_json(RankError, path.read_bytes(), subject=str(path))
-    except (FileNotFoundError, RecordError):  # a torn file has less than the log
+        return read_data(RankError, path)
+    except RecordError:  # a torn file has less than the log
         return None
 
 

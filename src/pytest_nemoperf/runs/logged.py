@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -12,7 +11,6 @@ from typing import Final
 from pytest_nemoperf.errors import RecordError, count_text
 from pytest_nemoperf.frameworks.logged import context_of
 from pytest_nemoperf.frameworks.steps import read_step_records
-from pytest_nemoperf.json_codec import read_json
 from pytest_nemoperf.logs.convert import LogReading
 from pytest_nemoperf.logs.event_files import event_files
 from pytest_nemoperf.logs.log_format import LogFormat, LogKind
@@ -25,7 +23,7 @@ from pytest_nemoperf.records.health import HEALTH_FILE, HealthReport
 from pytest_nemoperf.records.provenance import LogSource
 from pytest_nemoperf.records.step import STEPS_FILE, RunOutput, StepRecord
 from pytest_nemoperf.runs.log_dates import date_of_log
-from pytest_nemoperf.schema import from_valid_data
+from pytest_nemoperf.schema import read_contract
 from pytest_nemoperf.verdict.judge import LOSS_REL_TOL, is_same_loss, losses_by_step
 from pytest_nemoperf.verdict.rollout_bands import is_rl
 
@@ -218,7 +216,7 @@ def _reading(files: Sequence[Path], *, log_format: str | LogFormat, plan: Plan) 
         names = " and ".join(map(str, files[:2]))
         raise RecordError(f"{names} are of two runs; give the step records of each as a log")
     (path,) = files
-    records = read_step_records(path, total_steps=sys.maxsize)
+    records = read_step_records(path, total_steps=None)
     if not records:
         raise RecordError(f"{path}: is empty; give the log of a run that has trained")
     return LogReading(records=records, steps_per_record=1, first_step=0)
@@ -263,8 +261,7 @@ def _own_number(record: StepRecord, *, reading: LogReading) -> int:
 def _read_health(path: Path | None) -> HealthReport | None:
     if path is None:
         return None
-    data = read_json(path, unreadable_hint="give the health.json of the run")
-    return from_valid_data(HealthReport, data, name="health", subject=str(path), error=RecordError)
+    return read_contract(HealthReport, path, error=RecordError, unreadable_hint="give the health.json of the run")
 
 
 def _check_is_other_run(run: _LoggedRun, *, other: _LoggedRun) -> None:

@@ -11,7 +11,7 @@ from pytest_nemoperf.baselines.baseline import find_mismatches
 from pytest_nemoperf.baselines.profile_store import find_profile, profile_path, write_profile
 from pytest_nemoperf.errors import NemoPerfError, RecordError
 from pytest_nemoperf.frameworks.torch import TorchFramework
-from pytest_nemoperf.json_codec import from_data, read_json
+from pytest_nemoperf.json_codec import read_data
 from pytest_nemoperf.launchers.protocol import Launcher
 from pytest_nemoperf.measure.measurement import workload_of
 from pytest_nemoperf.recipes.recipe import Plan
@@ -116,4 +116,4 @@ def store_profile(found: CaseProfile, *, baseline_path: Path) -> str:
 def _read(path: Path) -> Profile:
     if not path.exists():
         raise RecordError(f"{path}: the ranks left no profile")
-    return from_data(Profile, read_json(path), subject=str(path))
+    return read_data(Profile, path)

@@ -106,7 +106,6 @@ def _read_case(case_dir: Path) -> CaseRecord:
     return read_contract(
         CaseRecord,
         path,
-        name="case",
         error=RecordError,
         unreadable_hint=_UNREADABLE_HINT,
         corrupt_hint=_CORRUPT_HINT,
@@ -247,5 +246,5 @@ def _mismatches(run_dir: Path, *, record: CaseRecord, plan: Plan, first: CaseRec
 
 def _read_plan(run_dir: Path) -> Plan:
     path = run_dir / PLAN_FILE
-    data = read_json(path, unreadable_hint=_UNREADABLE_HINT, corrupt_hint=_CORRUPT_HINT)
+    data = read_json(path, unreadable_hint=_UNREADABLE_HINT, corrupt_hint=_CORRUPT_HINT, is_finite=True)
     return from_data(Plan, data, subject=str(path))

@@ -10,7 +10,7 @@ from typing import Final
 
 from pytest_nemoperf.errors import LaunchError, RecordError
 from pytest_nemoperf.frameworks.protocol import RankCommand
-from pytest_nemoperf.json_codec import from_json, to_json
+from pytest_nemoperf.json_codec import read_data, to_json
 from pytest_nemoperf.launchers.logs import tail_of
 from pytest_nemoperf.launchers.protocol import Launcher, LaunchStatus
 from pytest_nemoperf.recipes.recipe import Plan
@@ -66,7 +66,7 @@ class YardstickLaunches:
             result = self._launcher.launch(command, run_dir=run_dir, timeout_sec=_TIMEOUT_SEC, on_poll=on_poll)
             if result.status is LaunchStatus.OK:
                 path = run_dir / YARDSTICK_FILE
-                return from_json(tuple[Yardstick, ...], path.read_bytes(), subject=str(path))
+                return read_data(tuple[Yardstick, ...], path)
             problem = (
                 f"its ranks {_ENDINGS[result.status]}; the log {result.logs[0]} ends with: {tail_of(result.logs[0])}"
             )
@@ -98,7 +98,7 @@ def read_yardsticks(run_dir: Path) -> RunYardsticks:
     path = run_dir / RUN_YARDSTICKS_FILE
     if not path.exists():
         return RunYardsticks()
-    return from_json(RunYardsticks, path.read_bytes(), subject=str(path))
+    return read_data(RunYardsticks, path)
 
 
 def _device_variables(plan: Plan) -> Mapping[str, str]:

@@ -30,6 +30,7 @@ from pytest_nemoperf.machine.host_lock import HostLock
 from pytest_nemoperf.measure.measurement import Measurement
 from pytest_nemoperf.options.markers import PerfMark
 from pytest_nemoperf.options.settings import Settings
+from pytest_nemoperf.options.usage import usage_error
 from pytest_nemoperf.recipes.overrides import changes_text
 from pytest_nemoperf.records.provenance import Provenance
 from pytest_nemoperf.report.markdown.pretrain import render_markdown
@@ -124,7 +125,7 @@ class PerfSession:
                 settings.ab, context=context, folder=self._folder, turn=self._turn, progress=self.progress
             )
         except RevisionError as exc:
-            raise pytest.UsageError(str(exc)) from None
+            raise usage_error(str(exc)) from None
         return self.ab
 
     def begin(self, nodeid: str) -> None:

@@ -21,6 +21,7 @@ from pytest_nemoperf.machine import identity
 from pytest_nemoperf.measure.measurement import workload_of
 from pytest_nemoperf.options.markers import PerfMark
 from pytest_nemoperf.options.settings import Settings
+from pytest_nemoperf.options.usage import usage_error
 from pytest_nemoperf.pricing.memory import host_bytes
 from pytest_nemoperf.pricing.price import price_plan
 from pytest_nemoperf.published.baselines import published_baselines
@@ -72,10 +73,10 @@ class Planner:
         try:
             registered = self._registered
         except RecipeError as exc:
-            raise pytest.UsageError(str(exc)) from None
+            raise usage_error(str(exc)) from None
         for name in self._settings.frameworks:
             if name not in registered.frameworks:
-                raise pytest.UsageError(f"--perf-framework: {registered.unknown(name)}")
+                raise usage_error(f"--perf-framework: {registered.unknown(name)}")
 
     @property
     def frameworks(self) -> Mapping[str, Framework]:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_nemoperf.measure.expected_records import expected_of
-from pytest_nemoperf.report.escape import visible_text
 from pytest_nemoperf.report.terminal.live import render_case_line, render_progress, render_run_line
 from pytest_nemoperf.verdict.comparison import VerdictKind
+from pytest_nemoperf.visible import visible_text
 
 if TYPE_CHECKING:
     from pytest_nemoperf.measure.measurement import MeasuredRun

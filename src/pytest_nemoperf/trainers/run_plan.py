@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from pytest_nemoperf.errors import LaunchError
-from pytest_nemoperf.json_codec import from_json
+from pytest_nemoperf.json_codec import read_data
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.step import PLAN_FILE
 
@@ -30,4 +30,4 @@ def run_plan() -> Plan:
         RecordError: If the plan can't be read.
     """
     path = run_directory() / PLAN_FILE
-    return from_json(Plan, path.read_bytes(), subject=str(path))
+    return read_data(Plan, path)

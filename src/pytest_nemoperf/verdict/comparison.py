@@ -11,6 +11,8 @@ from typing import Final
 from pytest_nemoperf.baselines.baseline import Baseline, counts_flops_alike
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.measure.measurement import Measurement, Run
+from pytest_nemoperf.measure.stored_workload import is_in_process
+from pytest_nemoperf.records.figures import Count, Finite, Positive
 from pytest_nemoperf.records.metrics import METRICS, TFLOPS_PER_SEC_PER_GPU, Direction, Metric
 from pytest_nemoperf.verdict import advice
 from pytest_nemoperf.verdict.limits import Limits, allowed_pct, stored_limits
@@ -25,7 +27,6 @@ from pytest_nemoperf.verdict.sequential import (
     loss_of_cost,
     winsorized_mean,
 )
-from pytest_nemoperf.verdict.workload import is_in_process
 
 
 class VerdictKind(StrEnum):
@@ -89,25 +90,25 @@ class Comparison:
     """
 
     metric: str
-    baseline: float
-    now: float
-    delta_pct: float
-    allowed_pct: float
+    baseline: Positive
+    now: Positive
+    delta_pct: Finite
+    allowed_pct: Finite
     kind: VerdictKind
     note: str = ""
-    low_pct: float | None = None
-    high_pct: float | None = None
-    finds_pct: float | None = None
-    noise_pct: float | None = None
-    seen_noise_pct: float | None = None
-    expected_noise_pct: float | None = None
-    session_noise_pct: float | None = None
-    num_baseline_runs: int = 0
-    num_baseline_sessions: int = 0
-    num_runs: int = 0
+    low_pct: Finite | None = None
+    high_pct: Finite | None = None
+    finds_pct: Finite | None = None
+    noise_pct: Finite | None = None
+    seen_noise_pct: Finite | None = None
+    expected_noise_pct: Finite | None = None
+    session_noise_pct: Finite | None = None
+    num_baseline_runs: Count = 0
+    num_baseline_sessions: Count = 0
+    num_runs: Count = 0
     anchor: str = ""
-    slow_steps_loss_pct: float | None = None
-    side_by_side_pct: float | None = None
+    slow_steps_loss_pct: Finite | None = None
+    side_by_side_pct: Finite | None = None
     cause: str = ""
     published: str = ""
     told_with: str = ""

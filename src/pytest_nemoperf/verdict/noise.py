@@ -59,7 +59,7 @@ class Noise:
         total = within + between
         if not total:
             return 0.0, self.within_dof
-        dof = total**2 / (within**2 / self.within_dof + between**2 / self.between_dof)
+        dof = 1.0 / ((within / total) ** 2 / self.within_dof + (between / total) ** 2 / self.between_dof)
         return math.sqrt(total), dof
 
 

@@ -17,6 +17,9 @@ from pytest_nemoperf.verdict.defaults import DEFAULT_ALPHA, DEFAULT_BETA, DEFAUL
 from pytest_nemoperf.verdict.sequential import MIN_RUNS_FOR_WORSE, SequentialRule
 
 _WHOLE = 100.0
+_MAX_NOISE_PCT: Final = 1000.0  # rounding of a page's figure may add some to what a project may state
+_MIN_ERROR_RATE: Final = 1e-12  # quantiles of smaller ones are beyond what a float resolves
+_MAX_LAUNCHES: Final = 1_000_000
 _PHASE_NOISE_FACTOR: Final = 2.0
 """Scatter of a phase over that of the whole step: 2.3 for generation and 0.7 for training in five launches on a CPU."""
 _LAUNCHES_TELL_LITTLE: Final = 2.0
@@ -44,6 +47,9 @@ class VerdictPolicy:
         confirms_anchor: They may do so beside the anchor's commit, too.
         has_given_runs: The runs are given to a command, as logs or folders, which launches none.
         has_published_value: The baseline is one value of a published page: no further run of it can be made.
+
+    Raises:
+        RecipeError: If a value is impossible.
     """
 
     tolerances: Mapping[str, float]
@@ -60,6 +66,21 @@ class VerdictPolicy:
     confirms_anchor: bool = False
     has_given_runs: bool = False
     has_published_value: bool = False
+
+    def __post_init__(self) -> None:
+        check_limits(self.tolerances, finds=self.finds)
+        for name in ("run_noise_pct", "session_noise_pct", "round_noise_pct", "memory_noise_pct"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0.0 <= value < _MAX_NOISE_PCT:
+                raise RecipeError(f"{name}={value!r} must be at least 0% and below {_MAX_NOISE_PCT:g}%")
+        for name in ("alpha", "beta"):
+            value = getattr(self, name)
+            if type(value) is not float or not _MIN_ERROR_RATE <= value < 0.5:  # noqa: PLR2004 (one half is chance)
+                raise RecipeError(f"{name}={value!r} must be a probability below 0.5, at least {_MIN_ERROR_RATE:g}")
+        for name, least in (("max_runs", 1), ("min_runs", 1), ("confirming_rounds", 0)):
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= _MAX_LAUNCHES:
+                raise RecipeError(f"{name}={value!r} must be a whole number from {least} to {_MAX_LAUNCHES:,}")
 
     def judged_metrics(self) -> list[Metric]:
         """Return the metrics that have a tolerance, in printed order."""
@@ -225,6 +246,25 @@ def default_tolerances(system: System) -> dict[str, float]:
             tolerances[metric.name] = system.tolerance_pct
     tolerances[PEAK_MEMORY_GIB.name] = system.memory_tolerance_pct
     return tolerances
+
+
+def check_limits(tolerances: Mapping[str, float], *, finds: Mapping[str, float]) -> None:
+    """Check the tolerances and the losses to be found of a policy, by name of metric.
+
+    Raises:
+        RecipeError: If a metric is not judged, a percentage is not within (0, 100), or a tolerance is missing that
+            others follow.
+    """
+    check_tolerances(tolerances, subject="tolerances")
+    check_tolerances(finds, subject="finds")
+    for subject, limits in (("tolerances", tolerances), ("finds", finds)):
+        if "all" in limits:
+            raise RecipeError(f"{subject}: 'all' stands for metrics in options and recipes; a policy names each")
+    if TOKENS_PER_SEC_PER_GPU.name not in tolerances:
+        raise RecipeError(
+            f"tolerances={dict(tolerances)} lack {TOKENS_PER_SEC_PER_GPU.name}, which metrics without a tolerance of "
+            "their own follow; name it"
+        )
 
 
 def check_one_of_each(tolerances: Mapping[str, float], *, finds: Mapping[str, float], subject: str) -> None:

@@ -109,8 +109,9 @@ def cost_of_loss(percent: float, *, metric: Metric) -> float:
 def loss_of_cost(difference: float, *, metric: Metric) -> float:
     """Return the loss in percent of the metric for a difference of costs; the inverse of cost_of_loss."""
     if metric.direction is Direction.HIGHER:
-        return -100.0 * math.expm1(-difference)
-    return 100.0 * math.expm1(min(difference, 700.0))  # a double overflows beyond
+        difference = -difference
+    loss = 100.0 * math.expm1(min(difference, 700.0))  # a double overflows beyond
+    return -loss if metric.direction is Direction.HIGHER else loss
 
 
 def winsorized_mean(values: Sequence[float], *, stall_limit: float) -> float:

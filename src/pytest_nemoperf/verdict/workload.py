@@ -12,11 +12,11 @@ from pytest_nemoperf.flops.count import num_flops_per_token
 from pytest_nemoperf.json_codec import from_data, plain_mapping
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.measure.expected_records import ExpectedRecords
+from pytest_nemoperf.measure.stored_workload import BENCHMARK, LOOP
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.recipes.recipe import PRETRAIN
 from pytest_nemoperf.recipes.rl import RL
 
-_IN_PROCESS = ("loop", "benchmark")
 _READ_ELSEWHERE = ("rl", "has_varying_lengths")
 """Further keys that the plugin reads."""
 
@@ -48,7 +48,7 @@ def loop_workload(name: str, *, expected: ExpectedRecords, added: Mapping[str, A
         RecipeError: If an added value is no plain data, or a key is the plugin's own.
     """
     own: dict[str, Any] = {
-        "workload": "loop",
+        "workload": LOOP,
         "name": name,
         "num_gpus": expected.num_gpus,
         "tokens_per_step": expected.tokens_per_step,
@@ -64,11 +64,6 @@ def loop_workload(name: str, *, expected: ExpectedRecords, added: Mapping[str, A
     return {**more, **own}
 
 
-def is_in_process(workload: Mapping[str, Any]) -> bool:
-    """Return whether a stored workload is measured in the test process, and so once a session."""
-    return workload.get("workload") in _IN_PROCESS
-
-
 def facts_of(workload: Mapping[str, Any], *, convention: str | None) -> WorkloadFacts:
     """Return the figures of a stored workload.
 
@@ -82,10 +77,10 @@ def facts_of(workload: Mapping[str, Any], *, convention: str | None) -> Workload
     kind = workload.get("workload")
     has_varying_lengths = bool(workload.get("has_varying_lengths"))
     try:
-        if kind == "loop":
+        if kind == LOOP:
             tokens = None if has_varying_lengths else workload["tokens_per_step"]
             return WorkloadFacts(num_gpus=workload["num_gpus"], tokens_per_step=tokens)
-        if "rl" in workload:
+        if "rl" in workload and kind != BENCHMARK:
             return WorkloadFacts(num_gpus=_layout_of(workload).total_gpus, tokens_per_step=_rl_tokens(workload["rl"]))
         if kind != PRETRAIN:
             return WorkloadFacts()
@@ -105,12 +100,9 @@ def _layout_of(workload: Mapping[str, Any]) -> Layout:
 
 
 def _rl_tokens(stored: Mapping[str, Any]) -> int | None:
-    algorithm = stored.get("algorithm", {})
-    others = dict(stored)
-    others.pop("algorithm", None)
-    rl = from_data(RL, others, subject="rl", error=RecipeError)
+    rl = from_data(RL, stored, subject="rl", error=RecipeError)
     lengths = rl.max_lengths()
-    may_change = bool(algorithm.get("has_dynamic_sampling")) and len(set(lengths)) > 1
+    may_change = rl.algorithm_config.has_dynamic_sampling and len(set(lengths)) > 1
     if may_change or not rl.has_pinned_lengths:
         return None
     return sum(lengths)

@@ -279,3 +279,11 @@ def test_a_launch_around_the_wrappers_leaves_no_mark(tmp_path: Path) -> None:
 def test_a_word_with_a_line_break_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="holds a line break; arguments of a shell script are one line each"):
         edited_launch(tmp_path / "launch", training="train.py", dropped=[], added=["a\nb"], env={})
+
+
+def test_a_script_that_prints_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "train.sh"
+    path.write_text("yes\n")
+
+    with pytest.raises(RecipeError, match=r"came to no command line with pretrain and said: y\ny"):
+        read_script(path, words=(), directory=tmp_path, env={}, marks=("pretrain",), subject="train.sh")

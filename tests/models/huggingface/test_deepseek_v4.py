@@ -125,7 +125,7 @@ def test_layers_that_no_file_lists_are_transformers_own(tmp_path: Path) -> None:
         ({"compress_rates": {"compressed_sparse_attention": [4]}}, r"compress_rates=.* only a whole number of tokens"),
         ({"compress_ratios": 4}, r"compress_ratios=4 must be a list"),
         ({"compress_ratios": [[4], {}, 4, 4]}, r"compress_ratios=.* only one of \[0, 4, 128\]"),
-        ({"layer_types": [["a"], {}, 4, 4]}, r"layer_types=.* only one of sliding_attention"),
+        ({"layer_types": [["a"], {}, 4, 4]}, r"layer_types=.* only a list of texts is"),
         ({"mlp_layer_types": "moe"}, r'mlp_layer_types="moe" must be a list'),
         ({"partial_rotary_factor": "x"}, r'partial_rotary_factor="x" must be a number'),
         ({"rope_parameters": {"main": 5}}, r"rope_parameters=.* only an object for main is"),

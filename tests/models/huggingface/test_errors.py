@@ -50,7 +50,7 @@ def test_latent_scales_of_attention_are_derived_as_transformers_does(tmp_path: P
         ({"rms_norm_eps": "small"}, r'rms_norm_eps="small" must be a number'),
         ({"mlp_bias": "no"}, r'mlp_bias="no" must be true or false'),
         ({"rope_parameters": []}, r"rope_parameters=\[\] must be an object"),
-        ({"head_dim": "16"}, r"config.json: model .*: head_dim='16' must be a number"),
+        ({"head_dim": "16"}, r'config.json: head_dim="16" must be a whole number'),
         (
             {"hidden_size": 66, "head_dim": None},
             r"hidden_size=66 is not a multiple of num_attention_heads=4 \(66/4 = 16\.5\), and no head_dim says",

@@ -129,7 +129,8 @@ def measure(engine: Engine, plan: Plan) -> list[dict[str, int]]:
 
 def planned_state(model: ModelConfig, *, layout: Layout, rank: int) -> StateBytes:
     """Ranks are in the order (pp, dp_replicate, dp_shard, cp, tp); experts see (copies or shards, ep, etp)."""
-    parts = stage_shards(model, layout=layout, pp_rank=rank // (layout.gpus // layout.pp))
+    shards = stage_shards(model, layout=layout, pp_rank=rank // (layout.gpus // layout.pp))
+    parts = [(shard, 1) for shard in shards]
     rules = native_rules(make_plan())
     if layout.dp_shard == 1:
         return state_bytes(parts, rules=rules)

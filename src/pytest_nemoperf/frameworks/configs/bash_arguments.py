@@ -132,6 +132,7 @@ _BASH: Final = '#!/bin/sh\nexec "$NEMOPERF_BASH" "$@"\n'
 _TEE: Final = "#!/bin/sh\nexec cat\n"
 _NOTHING: Final = "#!/bin/sh\nexit 0\n"
 _WATCH: Final = r"""
+ulimit -f 65536
 set -CT
 __nemoperf_split() {
   local text=$1 open= char= at= start= target=
@@ -205,9 +206,10 @@ trap '__nemoperf_watch "$@"' DEBUG
 """
 """Start of each bash while a script is read.
 
-It keeps the search path, notes programs that are called by a path instead of starting them, and runs commands without
-their redirections to files. A command is skipped where its DEBUG trap fails under extdebug, which set here at once
-would look for a debugger. A command that failed, or was skipped, does not end the script.
+It bounds a file that is written at 64 MiB, keeps the search path, notes programs that are called by a path instead of
+starting them, and runs commands without their redirections to files. A command is skipped where its DEBUG trap fails
+under extdebug, which set here at once would look for a debugger. A command that failed, or was skipped, does not end
+the script.
 """
 _STAY: Final = r"""
 set -T

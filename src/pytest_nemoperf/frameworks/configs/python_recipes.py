@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -26,12 +26,17 @@ from pytest_nemoperf.frameworks.configs.python_values import (
     attribute_of,
     call_method,
     call_on_attributes,
+    check_items,
     copied,
     evaluate_operation,
     is_known,
+    weight,
 )
+from pytest_nemoperf.frameworks.configs.yaml_file import read_text
 
 _MAX_STATEMENTS: Final = 50_000
+_MAX_WORK: Final = 2_000_000
+"""Values that operators and calls are given in all: half a second's, and a hundred times what a recipe needs."""
 _MAX_DEPTH: Final = 60
 _MAX_PARSED: Final = 1000
 _ON_ATTRIBUTES: Final = frozenset({"getattr", "hasattr", "setattr", "isinstance"})
@@ -84,6 +89,7 @@ class SourceTree:
         self._by_name = by_name
         self._modules: dict[Path, _Module] = {}
         self._statements = 0
+        self._work = 0
         self._depth = 0
 
     def call(self, path: Path, *, function: str) -> Any:
@@ -97,24 +103,30 @@ class SourceTree:
             RecipeError: If there is none of that name, or it can't be followed.
         """
         module = self._load(path, name=self._name_of(path))
-        found = self._lookup(module, function)
+        with _following(f"{path}: {function}"):
+            found = self._lookup(module, function)
         if not isinstance(found, _Function):
             known = self.functions(path)
             hint = did_you_mean(function, known) if known else "it defines none; name another file"
             raise RecipeError(f"{path} has no function {function!r}: {hint}")
-        try:
-            return self._call_function(found, args=(), kwargs={})
-        except (RecursionError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-            if isinstance(error, RecipeError):
-                raise
-            raise RecipeError(f"{path}: {function} can't be followed: {type(error).__name__}: {error}") from None
+        with _following(f"{path}: {function}"):
+            result = self._call_function(found, args=(), kwargs={})
+            weight(result)
+            return result
 
     def call_named(self, module: str, name: str) -> Any:
-        """Return the result of a function of a module; unknown if there is none."""
+        """Return the result of a function of a module; unknown if there is none.
+
+        Raises:
+            RecipeError: If it can't be followed.
+        """
         found = self._find_module(module)
         if found is None:
             return UNKNOWN
-        return self._called(self._lookup(found, name), args=(), kwargs={})
+        with _following(f"{module}.{name}"):
+            result = self._called(self._lookup(found, name), args=(), kwargs={})
+            weight(result)
+            return result
 
     def functions(self, path: Path) -> list[str]:
         """Return the names of the functions that a file defines."""
@@ -131,9 +143,11 @@ class SourceTree:
     def _load(self, path: Path, *, name: str) -> _Module:
         if path not in self._modules:
             try:
-                tree = _parsed(path.read_text(encoding="utf-8"))
-            except (OSError, SyntaxError, ValueError) as error:
-                raise RecipeError(f"{path} can't be read as Python: {error}") from None
+                tree = _parsed(read_text(path))
+            except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two of deep nesting
+                if isinstance(error, RecipeError):
+                    raise
+                raise RecipeError(f"{path} can't be read as Python: {type(error).__name__}: {error}") from None
             definitions: dict[str, ast.stmt] = {}
             for node in _top_statements(tree.body):
                 for defined in _defined_names(node):
@@ -144,8 +158,9 @@ class SourceTree:
     def _find_module(self, name: str) -> _Module | None:
         place = self._root.joinpath(*name.split("."))
         for path in (place.with_suffix(".py"), place / "__init__.py"):
-            if path.is_file():
-                return self._load(path, name=name)
+            with suppress(OSError):  # of a name that no file can have
+                if path.is_file():
+                    return self._load(path, name=name)
         return None
 
     def _lookup(self, module: _Module, name: str) -> Any:
@@ -230,16 +245,32 @@ class SourceTree:
 
     def _run(self, body: list[ast.stmt], scope: _Scope) -> None:
         for at, node in enumerate(body):
-            self._statements += 1
-            if self._statements > _MAX_STATEMENTS:
-                raise RecipeError(
-                    f"{scope.module.path} does more than {_MAX_STATEMENTS} statements; it is not followed"
-                )
+            self._count_statement(scope.module)
             try:
                 self._step(node, scope)
             except _MayReturn:
                 self._forget(body[at + 1 :], scope)
                 raise
+
+    def _count_statement(self, module: _Module) -> None:
+        self._statements += 1
+        if self._statements > _MAX_STATEMENTS:
+            raise RecipeError(f"{module.path} does more than {_MAX_STATEMENTS:,} statements; it is not followed")
+
+    def _weigh(self, value: Any, scope: _Scope) -> Any:
+        """Return a value that an operator or a call takes, counted into the work.
+
+        Raises:
+            RecipeError: If there was too much of it.
+            ValueError: If the value alone is too large.
+        """
+        self._work += weight(value)
+        if self._work > _MAX_WORK:
+            raise RecipeError(f"{scope.module.path} works on more than {_MAX_WORK:,} values; it is not followed")
+        return value
+
+    def _operand(self, node: ast.expr, scope: _Scope) -> Any:
+        return self._weigh(self._evaluate(node, scope), scope)
 
     def _step(self, node: ast.stmt, scope: _Scope) -> None:
         match node:  # what is not named here changes nothing
@@ -302,6 +333,7 @@ class SourceTree:
         if not is_known(items) or any(isinstance(each, (ast.Break, ast.Continue)) for each in ast.walk(node)):
             self._forget([node], scope)
             return
+        check_items([items])
         for item in list(items):
             self._assign(node.target, item, scope)
             self._run(node.body, scope)
@@ -311,6 +343,7 @@ class SourceTree:
         """Set everything that a body assigns to unknown, since it may or may not run."""
         may_return = False
         for node in body:
+            self._count_statement(scope.module)
             for each in ast.walk(node):
                 for target in _targets(each):
                     self._assign(target, UNKNOWN, scope)
@@ -372,24 +405,28 @@ class SourceTree:
                 self._assign(node.target, value, scope)
                 return value
             case _:
-                return evaluate_operation(node, partial(self._evaluate, scope=scope))
+                return evaluate_operation(node, partial(self._operand, scope=scope))
 
     def _call(self, node: ast.Call, scope: _Scope) -> Any:
         args, kwargs = self._arguments(node, scope)
-        return self._called(self._evaluate(node.func, scope), args=args, kwargs=kwargs)
+        function = self._evaluate(node.func, scope)
+        if isinstance(function, Method):
+            self._weigh(function.owner, scope)
+        return self._called(function, args=args, kwargs=kwargs)
 
     def _arguments(self, node: ast.Call, scope: _Scope) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments of a call, those by position and those by name."""
         args: list[Any] = []
         for each in node.args:
             if isinstance(each, ast.Starred):
-                value = self._evaluate(each.value, scope)
+                value = self._operand(each.value, scope)
+                check_items([value])
                 args += value if isinstance(value, (list, tuple, range)) else [UNKNOWN]
             else:
-                args.append(self._evaluate(each, scope))
+                args.append(self._operand(each, scope))
         kwargs: dict[str, Any] = {}
         for keyword in node.keywords:
-            value = self._evaluate(keyword.value, scope)
+            value = self._operand(keyword.value, scope)
             if keyword.arg is not None:
                 kwargs[keyword.arg] = value
             elif isinstance(value, dict):
@@ -412,6 +449,8 @@ class SourceTree:
                 value = _call_opaque(function, args=args, kwargs=kwargs)
             case Callable() if not isinstance(function, Unknown):
                 if all(map(is_known, (*args, *kwargs.values()))):
+                    if function is not range:
+                        check_items(args)
                     with suppress(TypeError):  # of a list with unknown items
                         value = function(*args, **kwargs)
             case _:
@@ -428,6 +467,7 @@ class SourceTree:
         attributes: dict[str, Any] = {}
         if self._depth >= _MAX_DEPTH:
             return attributes
+        self._count_statement(cls.module)
         self._depth += 1
         scope = _Scope(module=cls.module)
         for base in reversed(cls.node.bases):
@@ -440,6 +480,17 @@ class SourceTree:
                 attributes[node.target.id] = UNKNOWN if isinstance(value, Opaque) else value
         self._depth -= 1
         return attributes
+
+
+@contextmanager
+def _following(subject: str) -> Iterator[None]:
+    """Turn the exceptions of followed source into an error with its name."""
+    try:
+        yield
+    except (RecursionError, MemoryError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, RecipeError):
+            raise
+        raise RecipeError(f"{subject} can't be followed: {type(error).__name__}: {error}") from None
 
 
 @lru_cache(maxsize=_MAX_PARSED)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
@@ -122,6 +123,13 @@ _OPERATORS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = MappingProx
 _SIGNS: Mapping[type[ast.unaryop], Callable[[Any], Any]] = MappingProxyType(
     {ast.Not: operator.not_, ast.USub: operator.neg, ast.UAdd: operator.pos}
 )
+_MAX_VALUES: Final = 20_000
+_MAX_LENGTH: Final = 100_000
+_MAX_BITS: Final = 512
+_MAX_LEVELS: Final = 100
+"""Sizes of a value that is followed: those of recipes are far smaller, and operators and copies take time with them."""
+_WIDTH: Final = re.compile(r"[{%][^}a-zA-Z]*(?:\d{3}|\*|\{)")
+"""Width in a format that may make a text of any length."""
 _AS_IT_IS: Final = -1
 """Conversion of a value in a joined text that has neither ``!r`` nor ``!s`` nor ``!a``."""
 _COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = MappingProxyType(
@@ -138,6 +146,53 @@ _COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = MappingProxy
         ast.NotIn: lambda item, items: item not in items,
     }
 )
+
+
+def weight(value: Any) -> int:
+    """Return the number of values in a value, each counted as often as it is reached.
+
+    Raises:
+        ValueError: If there are too many, they lie too deep, or a text or number is too long.
+    """
+    number = 0
+    stack = [(value, 0)]
+    while stack:
+        each, depth = stack.pop()
+        number += 1
+        inner: Iterable[Any] = ()
+        if isinstance(each, (str, bytes)):
+            _check_length(len(each))
+        elif isinstance(each, int):
+            if each.bit_length() > _MAX_BITS:
+                raise ValueError(f"a number of more than {_MAX_BITS} bits")
+        elif isinstance(each, (list, tuple)):
+            inner = each
+        elif isinstance(each, dict):
+            inner = each.values()
+        elif isinstance(each, Opaque):
+            args = [arg for maker in each.chain() for arg in maker.args]
+            inner = (*args, *each.values.values(), *each.touched.values())
+        for item in inner:
+            stack.append((item, depth + 1))
+        if number + len(stack) > _MAX_VALUES or depth > _MAX_LEVELS:
+            raise ValueError(f"more than {_MAX_VALUES:,} values, or {_MAX_LEVELS} levels of them")
+    return number
+
+
+def check_items(values: Iterable[Any]) -> None:
+    """Check the lengths of the ranges that a call or a loop goes through.
+
+    Raises:
+        ValueError: If one is too long.
+    """
+    for each in values:
+        if isinstance(each, range) and (each.stop - each.start) // each.step > _MAX_VALUES:
+            raise ValueError(f"a range of more than {_MAX_VALUES:,} numbers")
+
+
+def _check_length(length: int) -> None:
+    if length > _MAX_LENGTH:
+        raise ValueError(f"a text or list longer than {_MAX_LENGTH:,}")
 
 
 def is_known(value: Any) -> bool:
@@ -163,6 +218,11 @@ def call_method(method: Method, *, args: tuple[Any, ...], kwargs: Mapping[str, A
     """Return the value of a method's call; unknown for a text with unknown parts."""
     if isinstance(method.owner, str) and not all(map(is_known, (*args, *kwargs.values()))):
         return UNKNOWN
+    if method.name == "format" and _WIDTH.search(method.owner):
+        return UNKNOWN
+    if isinstance(method.owner, str) and method.name in ("join", "replace"):
+        longest = max((len(each) for each in args if isinstance(each, (str, list, tuple, dict))), default=0)
+        _check_length((len(method.owner) + 1) * (longest + 1))
     return getattr(method.owner, method.name)(*args, **kwargs)
 
 
@@ -234,6 +294,7 @@ def _sequence(node: ast.List | ast.Tuple | ast.Set, evaluate: Evaluate) -> Any:
             value = evaluate(each.value)
             if not isinstance(value, (list, tuple, range)):
                 return UNKNOWN
+            check_items([value])
             items += value
         else:
             items.append(evaluate(each))
@@ -248,7 +309,7 @@ def _mapping(node: ast.Dict, evaluate: Evaluate) -> dict[Any, Any]:
             items |= value if isinstance(value, dict) else {}
         else:
             name = evaluate(key)
-            if is_known(name) and not isinstance(name, list):
+            if is_known(name) and not isinstance(name, (list, dict)):
                 items[name] = value
     return items
 
@@ -290,7 +351,25 @@ def _binary(node: ast.BinOp, evaluate: Evaluate) -> Any:
     function = _OPERATORS.get(type(node.op))
     if function is None or not is_known(left) or not is_known(right):
         return UNKNOWN
+    _check_operands(node.op, left, right)
     return function(left, right)
+
+
+def _check_operands(kind: ast.operator, left: Any, right: Any) -> None:
+    """Check that a result has a size that can be followed, before it is made.
+
+    Raises:
+        ValueError: If it may have another.
+    """
+    if isinstance(kind, ast.Mult):
+        for items, number in ((left, right), (right, left)):
+            if isinstance(items, (str, bytes, list, tuple)) and isinstance(number, int):
+                _check_length(len(items) * number)
+    elif isinstance(kind, ast.Pow) and isinstance(left, int) and isinstance(right, int):
+        if left.bit_length() * abs(right) > _MAX_BITS:
+            raise ValueError(f"a number of more than {_MAX_BITS} bits")
+    elif isinstance(kind, ast.Mod) and isinstance(left, (str, bytes)) and _WIDTH.search(str(left)):
+        raise ValueError("a format whose width can't be followed")
 
 
 def _unary(node: ast.UnaryOp, evaluate: Evaluate) -> Any:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.frameworks.configs.config_values import shown_config
 from pytest_nemoperf.frameworks.configs.option_names import check_known
+from pytest_nemoperf.frameworks.configs.yaml_bounds import MAX_CHARACTERS, check_events, check_interpolations
 
-_ARITHMETIC: Mapping[str, Callable[[Any, Any], Any]] = {
-    "add": lambda a, b: a + b,
-    "mul": lambda a, b: a * b,
-    "div": lambda a, b: a / b,
-    "max": lambda a, b: max(a, b),  # noqa: PLW0108 (omegaconf reads the signature, and the builtin has none)
+_OPERATIONS: Mapping[str, Callable[[Any, Any], Any]] = {
+    "add": operator.add,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "max": max,
 }
 """Functions that NeMo RL's files call in ``${mul:a,b}`` and the like."""
+_MAX_NUMBER: Final = 2**63
 _KINDS: Mapping[type, str] = {list: "a list", str: "a text", int: "a number", float: "a number"}
 _REPLACES = "_override_"
 """Marks a section of NeMo RL's files that replaces its parent's instead of being merged into it."""
@@ -127,13 +131,23 @@ def load_yaml(path: Path) -> dict[str, Any]:
     """Return the content of a YAML file that is a mapping.
 
     Raises:
-        RecipeError: If it can't be read or is no mapping, or no YAML reader is installed.
+        RecipeError: If it can't be read, breaks a bound or is no mapping, or no YAML reader is installed.
     """
     yaml = _module("yaml")
     subject = shown_config(path)
+    text = read_text(path)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        data = yaml.load(read_text(path), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
+        check_events(yaml.parse(text, Loader=loader), subject=subject)
+        data = yaml.load(text, Loader=loader)
+    except RecipeError:
+        raise
+    except (
+        yaml.YAMLError,
+        ValueError,
+        LookupError,
+        TypeError,
+    ) as error:  # the others of dates and numbers there are not
         raise RecipeError(f"{subject} is no YAML: {_in_one_line(error)}") from None
     if not isinstance(data, dict):
         kind = "nothing" if data is None else _KINDS.get(type(data), "a value")
@@ -180,7 +194,9 @@ def load_inherited(path: Path, *, options: Mapping[str, Any], env: Mapping[str, 
     subject = shown_config(path)
     _register_functions(omegaconf.OmegaConf)
     try:
-        config = omegaconf.OmegaConf.create(_with_parents(path, chain=()))
+        merged = _with_parents(path, chain=(), files=[])
+        check_interpolations(merged, subject=subject)
+        config = omegaconf.OmegaConf.create(merged)
         raw = omegaconf.OmegaConf.to_container(config, resolve=False)
         if options:
             with _variables(env):
@@ -198,14 +214,34 @@ def _register_functions(registry: Any) -> None:
     register = registry.register_new_resolver  # deprecated since 2.4, which gave the name below its meaning
     if "replace" in inspect.signature(registry.register_resolver).parameters:
         register = registry.register_resolver
-    for name, function in _ARITHMETIC.items():
+    for name, operation in _OPERATIONS.items():
         if not registry.has_resolver(name):
-            register(name, function)
+            register(name, partial(_calculated, operation))
 
 
-def _with_parents(path: Path, *, chain: tuple[Path, ...]) -> dict[str, Any]:
+def _calculated(operation: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
+    """Return the result of an operation on two numbers; a product with a text would repeat it.
+
+    Raises:
+        TypeError: If one is no number.
+        ValueError: If the result is larger than any setting.
+    """
+    for value in (a, b):
+        if not isinstance(value, (int, float)):
+            raise TypeError(f"{value!r} is no number")
+    result = operation(a, b)
+    if abs(result) > _MAX_NUMBER:
+        raise ValueError(f"{result!r} is larger than any setting")
+    return result
+
+
+def _with_parents(path: Path, *, chain: tuple[Path, ...], files: list[Path]) -> dict[str, Any]:
+    """Return a file merged with its parents, each appended to files."""
     place = path.resolve()
-    if place in chain or len(chain) > _MAX_PARENTS:
+    files.append(place)
+    if len(files) > _MAX_PARENTS:
+        raise RecipeError(f"{shown_config(files[0])} has more than {_MAX_PARENTS} parents; mend defaults")
+    if place in chain:
         raise RecipeError(
             f"{shown_config(path)} is among its own parents ({' -> '.join(map(str, chain))}); mend defaults"
         )
@@ -217,7 +253,7 @@ def _with_parents(path: Path, *, chain: tuple[Path, ...]) -> dict[str, Any]:
         raise RecipeError(f"{shown_config(path)}: defaults={parents!r} must be the name of a file, or a list of them")
     merged: dict[str, Any] = {}
     for parent in parents:
-        merged = _merged(merged, _with_parents(path.parent / str(parent), chain=(*chain, place)))
+        merged = _merged(merged, _with_parents(path.parent / str(parent), chain=(*chain, place), files=files))
     return _merged(merged, own)
 
 
@@ -283,10 +319,11 @@ def read_text(path: Path) -> str:
     """Return the text of a recipe file.
 
     Raises:
-        RecipeError: If it can't be read.
+        RecipeError: If it can't be read, or is longer than any.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_CHARACTERS + 1)
     except OSError as error:
         raise RecipeError(
             f"{shown_config(path)} can't be read from {Path.cwd()}: {error.strerror}; give its path from there, or "
@@ -294,6 +331,9 @@ def read_text(path: Path) -> str:
         ) from None
     except UnicodeDecodeError:
         raise RecipeError(f"{shown_config(path)} is no text in UTF-8; name the recipe file") from None
+    if len(text) > MAX_CHARACTERS:
+        raise RecipeError(f"{shown_config(path)} has more than {MAX_CHARACTERS:,} characters; name the recipe file")
+    return text
 
 
 def _in_one_line(error: Exception) -> str:

@@ -38,7 +38,7 @@ def unsupported_plan(plan: Plan, *, has_te: bool) -> str | None:
 
 def _unsupported_parts(model: ModelConfig) -> Iterator[str]:
     for mixer, name in ((Mixer.MAMBA, "Mamba-2"), (Mixer.GATED_DELTA_NET, "gated delta net")):
-        if any(layer.mixer is mixer for layer in model.layers):
+        if any(layer.mixer is mixer for layer in model.layer_counts):
             yield f"layers of {name}, which are another model class of Megatron-Core"
     for part in deepseek_v4_parts(model):
         yield f"{part}, which is not mapped to Megatron-Core"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, NoReturn
 
-from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.bounds import FACTORS, LAYERS, SIZES, Bound, bound_problem
+from pytest_nemoperf.errors import RecipeError, shown
 
 HARMLESS_KEYS: Final = frozenset(
     {
@@ -76,6 +77,7 @@ HARMLESS_KEYS: Final = frozenset(
 """Keys about training, storage or generation, and keys that repeat others."""
 
 
+_MAX_SHOWN: Final = 160
 _KIND_NAMES = {
     bool: "true or false",
     dict: "an object",
@@ -114,6 +116,44 @@ class ConfigReader:
             return value
         return self._checked(key, value, kind=type(default))
 
+    def optional(self, key: str, *, kind: type) -> Any:
+        """Return the value; None if the key is absent or null.
+
+        Raises:
+            RecipeError: If it is not of its kind.
+        """
+        value = self._value(key)
+        if value is None:
+            return None
+        return self._checked(key, value, kind=kind)
+
+    def texts(self, key: str) -> list[str] | None:
+        """Return a list of texts, one a layer; None if the key is absent or null.
+
+        Raises:
+            RecipeError: If it is anything else, or longer than a model has layers.
+        """
+        values: list[Any] | None = self.optional(key, kind=list)
+        if values is None:
+            return None
+        for value in values:
+            if not isinstance(value, str):
+                self.refuse(key, values, "only a list of texts is")
+        if len(values) > LAYERS.most:
+            self.refuse(key, values, f"it has {len(values):,} entries, beyond {LAYERS.most:,} layers; {LAYERS.why}")
+        return values
+
+    def need_layers(self, key: str) -> int:
+        """Return a number of layers.
+
+        Raises:
+            RecipeError: If it is absent, null, no positive whole number or beyond any model's.
+        """
+        number: int = self.need(key)
+        if problem := bound_problem(number, name=key, bound=LAYERS):
+            raise RecipeError(f"{self.subject}: {problem}")
+        return number
+
     def need(self, key: str, *, kind: type = int) -> Any:
         """Return the value.
 
@@ -126,10 +166,11 @@ class ConfigReader:
         """
         value = self._value(key)
         if value is None:
-            raise RecipeError(f"{self.subject}: {key} is missing; a {self._data.get('model_type')} config needs it")
+            family = self._data.get("model_type")
+            raise RecipeError(f"{self.subject}: {key} is missing; a {family} config needs it")
         value = self._checked(key, value, kind=kind)
         if kind is int and value < 1:
-            raise RecipeError(f"{self.subject}: {key}={value} must be a whole number >= 1")
+            raise RecipeError(f"{self.subject}: {key}={shown(value)} must be a whole number >= 1")
         return value
 
     def expect(self, key: str, *, only: Any) -> None:
@@ -140,7 +181,7 @@ class ConfigReader:
         """
         value = self._value(key)
         if value is not None and value != only:
-            self.refuse(key, value, f"only {json.dumps(only)} is")
+            self.refuse(key, value, f"only {_shown_json(only)} is")
 
     def _value(self, key: str) -> Any:
         self._understood.add(key)
@@ -148,20 +189,26 @@ class ConfigReader:
 
     def _checked(self, key: str, value: Any, *, kind: type) -> Any:
         """Return the value as its kind; 8192.0 is a whole number, true is none."""
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        is_number = type(value) in (int, float) and math.isfinite(value)
         if kind is int:
             if is_number and value == value // 1:
-                return int(value)
+                return self._bounded(key, int(value), bound=SIZES)
         elif kind is float:
             if is_number:
-                return value
+                return self._bounded(key, value, bound=FACTORS)
         elif isinstance(value, kind):
             return value
-        raise RecipeError(f"{self.subject}: {key}={json.dumps(value)} must be {_KIND_NAMES[kind]}")
+        raise RecipeError(f"{self.subject}: {key}={_shown_json(value)} must be {_KIND_NAMES[kind]}")
 
-    def refuse(self, key: str, value: Any, reason: str) -> None:
+    def _bounded(self, key: str, value: float, *, bound: Bound) -> float:
+        """Return a number; ModelConfig checks the lower end of its range, and that of its own kind."""
+        if value > bound.most:
+            raise RecipeError(f"{self.subject}: {bound_problem(value, name=key, bound=bound)}")
+        return value
+
+    def refuse(self, key: str, value: Any, reason: str) -> NoReturn:
         """Raise the error of a value that is not understood."""
-        raise RecipeError(f"{self.subject}: {key}={json.dumps(value)} is not understood; {reason}")
+        raise RecipeError(f"{self.subject}: {key}={_shown_json(value)} is not understood; {reason}")
 
     def digest(self) -> str:
         """Return the first eight characters of a hash of the values read so far."""
@@ -185,6 +232,12 @@ class ConfigReader:
             )
 
 
+def _shown_json(value: Any) -> str:
+    """Return a value as it is in the file, shortened."""
+    text = json.dumps(value)
+    return f"{text[:_MAX_SHOWN]} ..." if len(text) > _MAX_SHOWN else text
+
+
 def read_decoder(config: ConfigReader, *, norm_eps: str = "rms_norm_eps", is_tied: bool = False) -> dict[str, Any]:
     """Return the values under keys common to all families but GPT-2.
 
@@ -195,12 +248,12 @@ def read_decoder(config: ConfigReader, *, norm_eps: str = "rms_norm_eps", is_tie
     """
     hidden = config.need("hidden_size")
     heads = config.need("num_attention_heads")
-    head_dim = config.get("head_dim")
+    head_dim = config.optional("head_dim", kind=int)
     if head_dim is None:
         head_dim = read_head_dim(config, hidden="hidden_size", heads="num_attention_heads")
     return {
         "hidden_size": hidden,
-        "num_layers": config.need("num_hidden_layers"),
+        "num_layers": config.need_layers("num_hidden_layers"),
         "num_heads": heads,
         "num_kv_heads": config.get("num_key_value_heads", heads),
         "head_dim": head_dim,
@@ -245,13 +298,17 @@ def read_rope(config: ConfigReader, *, theta: float = 10_000.0, layers: str = ""
     new = config.get("rope_parameters", {})
     if layers:
         new = new.get(layers, new)
+        if not isinstance(new, dict):
+            config.refuse("rope_parameters", new, f"only an object for {layers} is")
     parameters = {**config.get("rope_scaling", {}), **new}
     base = parameters.pop("rope_theta", None) or config.get("rope_theta", theta)
-    if not isinstance(base, int | float):
+    if type(base) not in (int, float):
         config.refuse("rope_theta", base, "only a number is")
     parameters.pop("partial_rotary_factor", None)
     kind = parameters.pop("rope_type", None) or parameters.pop("type", None) or "default"
     parameters.pop("type", None)
+    if not isinstance(kind, str):
+        config.refuse("rope_type", kind, "only a text is")
     return {"rope_theta": float(base), "rope_scaling": _rope_scaling(config, kind, parameters)}
 
 
@@ -284,6 +341,11 @@ def _rope_scaling(config: ConfigReader, kind: str, parameters: dict[str, Any]) -
         config.refuse("rope_scaling", sorted(unknown), f"{kind} has {', '.join(known[kind])}")
     if parameters.get("factor") is None:
         raise RecipeError(f"{config.subject}: the factor of the {kind} rope_scaling is missing; give it")
+    for key, value in parameters.items():
+        if value is not None and (type(value) not in (int, float) or not value >= 0) and key != "truncate":
+            config.refuse(f"rope_scaling: {key}", value, "only a number >= 0 is")
+    if not parameters["factor"]:
+        config.refuse("rope_scaling: factor", parameters["factor"], "only a number above 0 is")
     scaling: dict[str, Any] = {}
     for key, value in parameters.items():
         if value is not None:
@@ -305,7 +367,10 @@ def _mscale(factor: float, scale: float) -> float:
 def read_rope_dim(config: ConfigReader, *, head_dim: int, default: float) -> int:
     """Return the rotated elements of a head."""
     share = config.get("rope_parameters", {}).get("partial_rotary_factor")
-    return int(head_dim * (share or config.get("partial_rotary_factor", default)))
+    share = share or config.get("partial_rotary_factor", default)
+    if type(share) not in (int, float) or not 0 < share <= 1:
+        config.refuse("partial_rotary_factor", share, "only a number above 0 and at most 1 is")
+    return int(head_dim * share)
 
 
 def read_interval(config: ConfigReader, *, num_layers: int, default: int, other: str) -> int:
@@ -323,15 +388,15 @@ def read_interval(config: ConfigReader, *, num_layers: int, default: int, other:
     interval: int = default
     for key in ("full_attention_interval", "sliding_window_pattern", "_sliding_window_pattern"):
         interval = config.get(key, interval)
-    types: Sequence[str] | None = config.get("layer_types")
+    types = config.texts("layer_types")
     if types is not None:
         interval = 0
         if "full_attention" in types:
-            interval = list(types).index("full_attention") + 1
+            interval = types.index("full_attention") + 1
         expected = [other] * num_layers
         if interval:
             for index in range(interval - 1, num_layers, interval):
                 expected[index] = "full_attention"
-        if list(types) != expected:
+        if types != expected:
             config.refuse("layer_types", types, f"only a full_attention layer after every so many {other} is")
     return interval

@@ -82,7 +82,7 @@ def _experts(config: ConfigReader, *, width: int, num_layers: int) -> dict[str, 
 
 def _num_hash_layers(config: ConfigReader, *, num_layers: int) -> int:
     number: int = min(config.get("num_hash_layers", 3), num_layers)
-    kinds: list[Any] = config.get("mlp_layer_types", [])
+    kinds = config.texts("mlp_layer_types")
     if not kinds:
         return number
     hashed = kinds.count("hash_moe")
@@ -103,7 +103,7 @@ def _rates(config: ConfigReader) -> Mapping[str, int]:
 
 def _ratios(config: ConfigReader, *, num_layers: int, depth: int, rates: Mapping[str, int]) -> list[int]:
     """Return one ratio a layer: of ``layer_types``, or of ``compress_ratios``, cut behind the last layer."""
-    kinds: list[Any] = config.get("layer_types", [])
+    kinds = config.texts("layer_types")
     listed: list[Any] = config.get("compress_ratios", [])
     known = [0, *rates.values()]
     if listed:
@@ -145,7 +145,7 @@ def _rope(config: ConfigReader) -> tuple[float, dict[str, Any]]:
     if main.get("rope_type", "default") != "default":
         config.refuse("rope_parameters", main, "only unscaled frequencies of the window are")
     base = main.get("rope_theta", base)
-    if isinstance(base, bool) or not isinstance(base, int | float):
+    if type(base) not in (int, float):
         config.refuse("rope_theta", base, "only a number is")
     compressed = read_rope(config, layers="compress")
     theta = config.get("compress_rope_theta", 160_000.0)

@@ -24,7 +24,7 @@ from pytest_nemoperf.models.huggingface.config import (
 def _full_attention_only(config: ConfigReader) -> None:
     config.expect("use_sliding_window", only=False)
     config.get("sliding_window")  # unused without the key above
-    types = config.get("layer_types", [])
+    types = config.texts("layer_types") or []
     if set(types) - {"full_attention"}:
         config.refuse("layer_types", types, 'only "full_attention" is')
 
@@ -62,7 +62,7 @@ def _gpt2(config: ConfigReader) -> dict[str, Any]:
     heads = config.need("n_head")
     return {
         "hidden_size": hidden,
-        "num_layers": config.need("n_layer"),
+        "num_layers": config.need_layers("n_layer"),
         "num_heads": heads,
         "num_kv_heads": heads,
         "head_dim": read_head_dim(config, hidden="n_embd", heads="n_head"),
@@ -103,14 +103,21 @@ def _gemma(config: ConfigReader, *, default_interval: int) -> dict[str, Any]:
         "activation": Activation.GEGLU,
         "has_post_norms": True,
         "embedding_scale": math.sqrt(values["hidden_size"]),
-        "query_scale": 1 / math.sqrt(config.get("query_pre_attn_scalar", 256.0)),
-        "attention_softcap": config.get("attn_logit_softcapping"),
-        "final_softcap": config.get("final_logit_softcapping"),
+        "query_scale": 1 / math.sqrt(_query_width(config)),
+        "attention_softcap": config.optional("attn_logit_softcapping", kind=float),
+        "final_softcap": config.optional("final_logit_softcapping", kind=float),
         "sliding_window": config.get("sliding_window", 4096),
         "full_attention_interval": read_interval(
             config, num_layers=num_layers, default=default_interval, other="sliding_attention"
         ),
     }
+
+
+def _query_width(config: ConfigReader) -> float:
+    width: float = config.get("query_pre_attn_scalar", 256.0)
+    if width <= 0:
+        config.refuse("query_pre_attn_scalar", width, "only a number above 0 is")
+    return width
 
 
 def _gemma2(config: ConfigReader) -> dict[str, Any]:
@@ -126,7 +133,10 @@ def _gemma3(config: ConfigReader) -> dict[str, Any]:
         "rms_norm_eps": 1e-6,
     }  # files of the larger models leave them out
     values = _gemma(config.with_defaults(defaults), default_interval=6)
-    local = config.get("rope_parameters", {}).get("sliding_attention", {}).get("rope_theta")
+    windowed = config.get("rope_parameters", {}).get("sliding_attention", {})
+    if not isinstance(windowed, dict):
+        config.refuse("rope_parameters", windowed, "only an object for sliding_attention is")
+    local = windowed.get("rope_theta")
     return (
         values
         | read_rope(config, theta=1_000_000.0, layers="full_attention")

@@ -30,11 +30,19 @@ _LETTERS = {
 }
 
 
+def _num_experts(config: ConfigReader, *keys: str) -> int:
+    """Return the routed experts under the first key that the file has."""
+    for key in keys:
+        if config.optional(key, kind=int) is not None:
+            return int(config.need(key))
+    return int(config.need("num_experts"))
+
+
 def _qwen_moe(config: ConfigReader) -> dict[str, Any]:
     config.expect("decoder_sparse_step", only=1)
     config.expect("mlp_only_layers", only=[])
     return {
-        "num_experts": config.get("num_experts") or config.get("num_local_experts") or config.need("num_experts"),
+        "num_experts": _num_experts(config, "num_experts", "num_local_experts"),
         "topk": config.need("num_experts_per_tok"),
         "ffn_hidden_size": config.need("moe_intermediate_size"),
         "is_normalized": config.get("norm_topk_prob", False),
@@ -77,7 +85,7 @@ def _latent(config: ConfigReader) -> dict[str, Any]:
     config.expect("rope_interleave", only=True)
     config.get("head_dim")  # transformers writes the rotary part's width there
     values = read_decoder(config.with_defaults({"head_dim": config.need("v_head_dim")}))
-    mla = {"q_lora_rank": config.get("q_lora_rank")}
+    mla = {"q_lora_rank": config.optional("q_lora_rank", kind=int)}
     for key in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):
         mla[key] = config.need(key)
     # num_key_value_heads in the files has no effect: every head has keys and values of its own
@@ -129,7 +137,7 @@ def _mixtral(config: ConfigReader) -> dict[str, Any]:
     config.expect("sliding_window", only=None)
     values = read_decoder(config)
     moe = {
-        "num_experts": config.get("num_local_experts") or config.need("num_experts"),
+        "num_experts": _num_experts(config, "num_local_experts", "num_experts"),
         "topk": config.need("num_experts_per_tok"),
         "ffn_hidden_size": values["ffn_hidden_size"],
     }
@@ -146,7 +154,7 @@ def _gpt_oss(config: ConfigReader) -> dict[str, Any]:
     values = read_decoder(config)
     interval = read_interval(config, num_layers=values["num_layers"], default=2, other="sliding_attention")
     moe = {
-        "num_experts": config.get("num_local_experts") or config.need("num_experts"),
+        "num_experts": _num_experts(config, "num_local_experts", "num_experts"),
         "topk": config.need("num_experts_per_tok"),
         "ffn_hidden_size": values["ffn_hidden_size"],
         "router_bias": True,
@@ -170,7 +178,7 @@ def _nemotron_h(config: ConfigReader) -> dict[str, Any]:
     for key in ("rope_theta", "partial_rotary_factor", "rope_parameters", "rope_scaling", "rms_norm_eps", "norm_eps"):
         config.get(key)  # in the files, but no layer has rotary positions, and the norms have the key below
     pattern = _hybrid_pattern(config)
-    defaults = {"num_hidden_layers": len(pattern), "head_dim": config.get("attention_head_dim")}
+    defaults = {"num_hidden_layers": len(pattern), "head_dim": config.optional("attention_head_dim", kind=int)}
     values = read_decoder(config.with_defaults(defaults), norm_eps="layer_norm_epsilon")
     mamba = {
         "num_heads": config.need("mamba_num_heads"),
@@ -191,7 +199,11 @@ def _nemotron_h(config: ConfigReader) -> dict[str, Any]:
 
 
 def _hybrid_pattern(config: ConfigReader) -> str:
-    types = config.get("layers_block_type", config.get("layer_types"))
+    types = config.texts("layers_block_type")
+    if types is None:
+        types = config.texts("layer_types")
+    else:
+        config.get("layer_types")
     pattern: str = config.get("hybrid_override_pattern", "")
     if types is None:
         return pattern or str(config.need("layers_block_type", kind=list))
@@ -215,8 +227,14 @@ def _nemotron_moe(config: ConfigReader) -> dict[str, Any]:
         "topk_groups": config.get("topk_group", 1),
         "group_score": "top2",
         "has_score_correction": True,
-        "latent_size": config.get("moe_latent_size"),
+        "latent_size": config.optional("moe_latent_size", kind=int),
     }
+
+
+def _need_interval(config: ConfigReader, key: str, *, default: int) -> int:
+    if config.get(key, default) < 1:
+        config.refuse(key, config.get(key, default), "only a whole number of layers >= 1 is")
+    return int(config.get(key, default))
 
 
 def _llama4(config: ConfigReader) -> dict[str, Any]:
@@ -225,9 +243,9 @@ def _llama4(config: ConfigReader) -> dict[str, Any]:
     values = read_decoder(config)
     num_layers = values["num_layers"]
     expert_width = values.pop("ffn_hidden_size")
-    step = config.get("interleave_moe_layer_step", 1)
+    step = _need_interval(config, "interleave_moe_layer_step", default=1)
     config.expect("moe_layers", only=list(range(step - 1, num_layers, step)))
-    interval = config.get("no_rope_layer_interval", 4)
+    interval = _need_interval(config, "no_rope_layer_interval", default=4)
     rotated = [int((i + 1) % interval != 0) for i in range(num_layers)]
     if config.get("no_rope_layers"):
         config.expect("no_rope_layers", only=rotated)

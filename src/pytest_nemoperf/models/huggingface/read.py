@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.errors import RecipeError, shown
 from pytest_nemoperf.models.architecture import ModelConfig, build_model
 from pytest_nemoperf.models.huggingface.config import ConfigReader
 from pytest_nemoperf.models.huggingface.dense import DENSE
@@ -20,7 +21,15 @@ from pytest_nemoperf.models.huggingface.mixtures import MIXTURES
 
 def is_config_path(name: str) -> bool:
     """Whether a model's name is a path to a config: it has a path separator, or the file exists."""
-    return "/" in name or "\\" in name or Path(name).exists()
+    return "/" in name or "\\" in name or is_there(name)
+
+
+def is_there(name: str) -> bool:
+    """Whether there is a file or a directory of that name."""
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):  # longer than any name, or with a NUL character
+        return False
 
 
 def read_config(path: str | Path) -> ModelConfig:
@@ -35,8 +44,11 @@ def read_config(path: str | Path) -> ModelConfig:
             architecture and is not understood.
     """
     file = Path(path)
-    if file.is_dir():
-        file = file / "config.json"
+    if "~" in file.parts[:1]:
+        raise RecipeError(f"{shown(str(path))} begins with ~, which only a shell replaces; write the whole path")
+    with suppress(OSError, ValueError):  # read_json says what is wrong with it
+        if file.is_dir():
+            file = file / "config.json"
     from pytest_nemoperf.json_codec import read_json  # noqa: PLC0415 (or every test that imports a Recipe loads msgspec)
 
     data = read_json(file, error=RecipeError)
@@ -84,7 +96,7 @@ def _model(data: Mapping[str, Any], *, name: str, subject: str) -> ModelConfig:
         raise RecipeError(f"{subject}: model_type is missing; it names the family, e.g. llama")
     if not isinstance(model_type, str) or model_type not in families:
         raise RecipeError(
-            f"{subject}: model_type {model_type!r} is not understood; known: {', '.join(sorted(families))}; "
+            f"{subject}: model_type {shown(model_type)} is not understood; known: {', '.join(sorted(families))}; "
             "describe another architecture by a ModelConfig"
         )
     config = ConfigReader(data, subject=subject)
@@ -93,8 +105,6 @@ def _model(data: Mapping[str, Any], *, name: str, subject: str) -> ModelConfig:
         model = build_model(name or _slug(f"{model_type}-{config.digest()}"), values)
     except RecipeError as exc:
         raise RecipeError(f"{subject}: {exc}") from None
-    except TypeError as exc:
-        raise RecipeError(f"{subject}: a value has the wrong type: {exc}") from None
     config.finish()
     return model
 

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from pytest_nemoperf.errors import LaunchError, PlanError
-from pytest_nemoperf.json_codec import from_json, to_json, to_json_line
+from pytest_nemoperf.json_codec import read_data, to_json, to_json_line
 from pytest_nemoperf.native.device import (
     available_cores,
     device_name,
@@ -152,7 +152,7 @@ def read_plan(env: RankEnvironment) -> Plan:
         RecordError: If it can't be read.
     """
     path = env.run_dir / PLAN_FILE
-    plan = from_json(Plan, path.read_bytes(), subject=str(path))
+    plan = read_data(Plan, path)
     _check_plan(plan, world_size=env.world_size)
     return plan
 

@@ -23,7 +23,7 @@ from pytest_nemoperf.report.cells import (
     signed_percent,
     verdict_word,
 )
-from pytest_nemoperf.report.escape import code, code_cell, fenced, html_text, markdown_cell, markdown_text, visible_text
+from pytest_nemoperf.report.escape import code, code_cell, fenced, html_text, markdown_cell, markdown_text
 from pytest_nemoperf.report.markdown.pretrain import render_markdown
 from pytest_nemoperf.report.resolution import interval_text, limit_text
 from pytest_nemoperf.report.stored import unasked_lines, unasked_title
@@ -31,6 +31,7 @@ from pytest_nemoperf.report.tables import ready_table
 from pytest_nemoperf.report.terminal.failure import render_failure
 from pytest_nemoperf.results.cases import CaseReport, CaseResult, SessionResults, Unasked
 from pytest_nemoperf.verdict.comparison import VerdictKind
+from pytest_nemoperf.visible import visible_text
 
 MAX_SUMMARY_BYTES: Final = 2**20
 """Maximum size of a step's summary; GitHub does not show a larger one at all."""

@@ -8,9 +8,9 @@ from typing import Final
 from pytest_nemoperf.measure.measurement import median_over_runs
 from pytest_nemoperf.records.metrics import JUDGED, RL_METRICS, WHOLE_STEP
 from pytest_nemoperf.report.cells import case_value, injected_mark
-from pytest_nemoperf.report.escape import visible_text
 from pytest_nemoperf.results.cases import CaseReport
 from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
+from pytest_nemoperf.visible import visible_text
 
 PREFIX: Final = "nemoperf_"
 

@@ -12,9 +12,9 @@ from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.metrics import format_number, format_time
 from pytest_nemoperf.report.cells import bytes_text, flops_text
 from pytest_nemoperf.report.console import align
-from pytest_nemoperf.report.escape import visible_text
 from pytest_nemoperf.report.terminal.rollouts import NOT_MODELLED, generation_lines, rollout_facts
 from pytest_nemoperf.results.dry_run import DryRun, PricedCase, SuiteCost
+from pytest_nemoperf.visible import visible_text
 
 _WIDTH = 80  # of redirected output, which has no terminal to ask
 _NEUTRAL = {"pp_schedule": "1f1b", "cp_comm": "all_gather", "sequence_parallel": True, "shard_optimizer": False}

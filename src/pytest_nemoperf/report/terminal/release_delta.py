@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.records.metrics import METRICS
 from pytest_nemoperf.report.console import QUIET, indented, section, styled
-from pytest_nemoperf.report.escape import plain_text
 from pytest_nemoperf.report.release_text import DELTA_ORDER, change_text, delta_sentence, ratio_text
 from pytest_nemoperf.results.release_delta import (
     ChangeKind,
@@ -19,6 +18,7 @@ from pytest_nemoperf.results.release_delta import (
 )
 from pytest_nemoperf.results.row import Row
 from pytest_nemoperf.results.row_ratio import INTERVAL_MEANING, main_metric
+from pytest_nemoperf.visible import plain_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

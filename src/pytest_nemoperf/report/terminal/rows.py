@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.report.cells import shorten_middle
 from pytest_nemoperf.report.console import QUIET, heading, indented, section, styled, to_text, whole_lines
-from pytest_nemoperf.report.escape import plain_text
 from pytest_nemoperf.report.row_columns import COLUMNS, Column
 from pytest_nemoperf.results.row import Row, RowKind
+from pytest_nemoperf.visible import plain_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_nemoperf.records.metrics import METRICS
 from pytest_nemoperf.report.console import QUIET, indented, section, styled, to_text
-from pytest_nemoperf.report.escape import plain_text
 from pytest_nemoperf.report.side_by_side import (
     Compared,
     compared_sentence,
@@ -20,6 +19,7 @@ from pytest_nemoperf.report.side_by_side import (
     unmatched_sentence,
 )
 from pytest_nemoperf.report.terminal.rows import table_parts
+from pytest_nemoperf.visible import plain_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
