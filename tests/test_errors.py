@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
+
 import pytest
 
-from pytest_nemoperf.errors import LaunchError, NemoPerfError, RevisionError, count_text, in_one_line
+from pytest_nemoperf.errors import LaunchError, NemoPerfError, RevisionError, count_text, in_one_line, os_error_text
 
 
 @pytest.mark.parametrize(
@@ -48,3 +50,23 @@ def test_an_error_in_one_line_has_its_cause(error: NemoPerfError, line: str) -> 
 )
 def test_a_noun_agrees_with_its_number(number: int, noun: str, text: str) -> None:
     assert count_text(number, noun) == text
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        pytest.param(
+            OSError(errno.ENOSPC, "No space left on device"),
+            "/here: No space left on device; free space on that disk",
+            id="full disk",
+        ),
+        pytest.param(
+            OSError(errno.EMFILE, "Too many open files", "/there"),
+            "/there: Too many open files; raise the limit on open files, as with ulimit -n 1024",
+            id="open files",
+        ),
+        pytest.param(OSError("odd"), "/here: odd", id="no number"),
+    ],
+)
+def test_an_error_of_the_system_has_its_path_and_what_to_do(error: OSError, text: str) -> None:
+    assert os_error_text(error, place="/here") == text

@@ -22,9 +22,11 @@ from pytest_nemoperf.json_codec import (
     read_data,
     read_json,
     to_json,
+    to_json_line,
     to_printed_json,
 )
 from pytest_nemoperf.recipes.recipe import Precision
+from pytest_nemoperf.visible import readable_text
 
 
 class Scalar(float):
@@ -191,6 +193,22 @@ def test_conflict_markers_are_told_as_what_they_are(tmp_path: Path) -> None:
 def test_a_path_that_no_file_can_have_is_told_in_words(tmp_path: Path, name: str) -> None:
     with pytest.raises(RecipeError, match="cannot be read"):
         read_json(tmp_path / name, error=RecipeError)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        pytest.param("plain", "plain", id="ASCII"),
+        pytest.param("prüfung-日本", "prüfung-日本", id="decoded"),
+        pytest.param("pr\udcc3\udcbcfung", "prüfung", id="UTF-8 under LC_ALL=C"),
+        pytest.param("bad-\udcff", r"bad-\xff", id="no UTF-8"),
+    ],
+)
+def test_a_path_that_python_could_not_decode_is_stored_readably(text: str, shown: str) -> None:
+    assert readable_text(text) == shown
+    assert json.loads(to_json({"path": text}).encode()) == {"path": shown}
+    assert parse_json(to_json_line({"path": text})) == {"path": shown}
+    assert plain_mapping({"path": text}, subject="workload") == {"path": shown}
 
 
 @pytest.mark.parametrize(

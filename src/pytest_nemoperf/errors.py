@@ -6,9 +6,11 @@ A message has the subject, its values, the rule that they break, and a remedy.
 from __future__ import annotations
 
 import difflib
+import errno
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 from pytest_nemoperf.visible import visible_text
@@ -20,6 +22,23 @@ MACHINE_PREFIX: Final = "meanwhile on this machine: "
 _MAX_SHOWN: Final = 60
 _MAX_SHOWN_INT: Final = 10**20
 _MAX_COMPARED: Final = 100  # longer words resemble no known one, and comparing takes time
+
+_REMEDIES: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        errno.ENOSPC: "free space on that disk",
+        errno.EDQUOT: "free space in this user's quota",
+        errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
+        errno.EMFILE: "raise the limit on open files, as with ulimit -n 1024",
+        errno.ENFILE: "close programs: the whole machine has no open file left",
+        errno.EAGAIN: "raise the limit on processes (ulimit -u), or end some",
+        errno.ENOMEM: "free memory, or raise the limit on it (ulimit -v)",
+        errno.EROFS: "mount it for writing, or name another folder",
+        errno.EACCES: "give this user the right to it, or name another one",
+        errno.EPERM: "give this user the right to it, or name another one",
+        errno.ENAMETOOLONG: "choose shorter names",
+    }
+)
+"""Remedy by the error number of the operating system."""
 
 
 class NemoPerfError(Exception):
@@ -87,6 +106,21 @@ class LintError(NemoPerfError, ValueError):
 
 class MachineError(NemoPerfError, RuntimeError):
     """The system asked for is not this machine, or this machine is not in the catalog."""
+
+
+def os_error_text(error: OSError, *, place: object = "") -> str:
+    """Return an error of the operating system as a phrase: the path, the reason, and what to do.
+
+    Args:
+        error: The error.
+        place: Path of an error that has none of its own, as that of a full disk; empty for none.
+    """
+    text = error.strerror or str(error) or type(error).__name__
+    path = error.filename if error.filename is not None else place
+    if str(path):
+        text = f"{path}: {text}"
+    remedy = _REMEDIES.get(error.errno or 0)
+    return f"{text}; {remedy}" if remedy else text
 
 
 def in_one_line(error: NemoPerfError) -> str:

@@ -16,6 +16,7 @@ import msgspec
 
 from pytest_nemoperf.errors import NemoPerfError, RecipeError, RecordError
 from pytest_nemoperf.json_faults import explain, json_text, non_finite
+from pytest_nemoperf.visible import UNDECODED, decoded, readable_text
 
 _LINE_LENGTH = 160  # wide enough for the metrics of a run on one line
 _MAX_PLAIN_DEPTH = 20
@@ -42,14 +43,22 @@ _CONFLICT_MARKER = re.compile(rb"^(<{7}|={7}|>{7}|\|{7})( |\r?$)", re.MULTILINE)
 T = TypeVar("T")
 
 
+def _decoded_in_json(match: re.Match[str]) -> str:
+    return decoded(match).replace("\\", r"\\")
+
+
 def to_json(value: object) -> str:
-    """Return a contract dataclass as JSON for people and diffs: keys sorted, short values on one line."""
-    return _pretty(msgspec.to_builtins(value), indent=0) + "\n"
+    """Return a contract dataclass as JSON for people and diffs: keys sorted, short values on one line.
+
+    Bytes of a path that could not be decoded are as readable_text has them.
+    """
+    return UNDECODED.sub(_decoded_in_json, _pretty(msgspec.to_builtins(value), indent=0)) + "\n"
 
 
 def to_printed_json(value: object) -> str:
-    """Return a contract dataclass as to_json does, in ASCII: a terminal can obey and hide other characters."""
-    return re.sub(r"[^\x00-\x7f]", lambda match: json.dumps(match[0])[1:-1], to_json(value))
+    """Return a contract dataclass as to_json does, without what a terminal obeys or hides, or GitHub's log obeys."""
+    text = re.sub(r"[^\x00-\x7f]", lambda match: json.dumps(match[0])[1:-1], to_json(value))
+    return text.replace("##[", "##\\u005b")
 
 
 def _pretty(value: Any, *, indent: int, prefix: str = "") -> str:
@@ -71,7 +80,12 @@ def _pretty(value: Any, *, indent: int, prefix: str = "") -> str:
 
 def to_json_line(value: object) -> str:
     """Return a contract dataclass as one line of JSON, newline included; a loss may be NaN, as Python writes it."""
-    return json.dumps(msgspec.to_builtins(value)) + "\n"
+    data = msgspec.to_builtins(value)
+    line = json.dumps(data)
+    if r"\udc" in line:
+        whole = json.dumps(data, ensure_ascii=False)
+        line = json.dumps(json.loads(UNDECODED.sub(_decoded_in_json, whole)))
+    return line + "\n"
 
 
 def to_data(value: object) -> Any:
@@ -110,8 +124,9 @@ def _plain_mapping(value: Mapping[Any, Any], *, subject: str, depth: int) -> dic
     for key, each in value.items():
         if type(key) is not str:
             raise RecipeError(f"{subject}: key {_shown(key)} must be a text, the only kind of key that JSON knows")
-        _check_text(key, subject=f"{subject}: key {key!r}")
-        plain[key] = _plain(each, subject=f"{subject}[{key!r}]", depth=depth)
+        name = readable_text(key)
+        _check_text(name, subject=f"{subject}: key {key!r}")
+        plain[name] = _plain(each, subject=f"{subject}[{key!r}]", depth=depth)
     return plain
 
 
@@ -127,6 +142,8 @@ def _plain(value: object, *, subject: str, depth: int) -> Any:
         for at, each in enumerate(value):
             plain.append(_plain(each, subject=f"{subject}[{at}]", depth=depth + 1))
         return plain
+    if type(value) is str:
+        value = readable_text(value)
     _check_scalar(value, subject=subject)
     return value
 

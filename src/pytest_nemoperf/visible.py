@@ -19,6 +19,23 @@ _HIDDEN: Final = re.compile(
 """Characters that show nothing, though their categories are of letters, marks and symbols."""
 _PLAIN: Final = re.compile(r"[\n\t -~]*")
 _STYLE: Final = re.compile(r"(\x1b\[[0-9;]*m)")
+UNDECODED: Final = re.compile("[\udc80-\udcff]+")
+"""Bytes of a path that Python could not decode, as its error handler surrogateescape keeps them."""
+
+
+def readable_text(text: str) -> str:
+    r"""Return a text without bytes of a path that Python could not decode: as UTF-8 has them, else as ``\xff``.
+
+    Under LC_ALL=C Python decodes no path beyond ASCII; files, terminals and other processes can't take its stand-ins.
+    """
+    if text.isascii():
+        return text
+    return UNDECODED.sub(decoded, text)
+
+
+def decoded(match: re.Match[str]) -> str:
+    """Return the text that stands for a match of UNDECODED."""
+    return match[0].encode("ascii", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def plain_text(text: str) -> str:
@@ -31,7 +48,7 @@ def visible_text(text: str) -> str:
     if _PLAIN.fullmatch(text):
         return text
     kept = []
-    for character in _HIDDEN.sub("", _ESCAPE_SEQUENCE.sub("", text)):
+    for character in _HIDDEN.sub("", _ESCAPE_SEQUENCE.sub("", readable_text(text))):
         if character in "\n\t":
             kept.append(character)
         elif character.isspace():  # also the separators of lines and paragraphs, and the carriage return

@@ -146,7 +146,7 @@ def test_a_path_that_the_system_refuses_is_an_error_in_one_line(nemoperf: Any) -
     code, _, err = nemoperf(*words, "--baselines", "x" * 300)
 
     assert code == 2
-    assert err == f"nemoperf: error: {'x' * 300}: File name too long\n"
+    assert err == f"nemoperf: error: {'x' * 300}: File name too long; choose shorter names\n"
 
 
 @pytest.mark.parametrize(
@@ -191,3 +191,63 @@ def test_a_closed_standard_output_is_no_fault(tmp_path: Path) -> None:
     done = subprocess.run(["sh", "-c", f"{command} >&-"], cwd=tmp_path, capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        pytest.param(MemoryError(), "no memory is left; free some", id="memory"),
+        pytest.param(RecursionError(), "nested deeper than Python can follow", id="recursion"),
+        pytest.param(UnicodeDecodeError("ascii", b"x", 0, 1, "why"), "can't be encoded or decoded", id="encoding"),
+        pytest.param(OSError(28, "No space left on device", "x"), "x: No space left on device; free space", id="disk"),
+    ],
+)
+def test_an_error_of_python_or_the_system_has_no_traceback(
+    nemoperf: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    def run(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr("pytest_nemoperf.cli.flops.run", run)
+
+    code, _, err = nemoperf("flops", "llama3-8b", "--seq-len", "8192")
+
+    assert code == 2
+    assert err.startswith("nemoperf: error: ")
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code"),
+    [
+        pytest.param("> /dev/full", 2, id="full disk"),
+        pytest.param("2> /dev/full", 0, id="errors to a full disk"),
+        pytest.param(">&- 2>&-", 0, id="closed"),
+    ],
+)
+def test_output_that_nothing_takes_ends_a_command_without_a_traceback(redirection: str, code: int) -> None:
+    script = "import sys; from pytest_nemoperf.cli.main import main; sys.exit(main())"
+    command = shlex.join([sys.executable, "-c", script, "flops", "llama3-8b", "--seq-len", "8192"])
+
+    process = subprocess.run(["sh", "-c", f"{command} {redirection}"], capture_output=True, check=False)
+
+    assert process.returncode == code
+    assert b"Traceback" not in process.stderr
+
+
+def test_a_path_of_any_name_is_printed_in_ascii(tmp_path: Path) -> None:
+    script = "import sys; from pytest_nemoperf.cli.main import main; sys.exit(main())"
+    page = tmp_path / "prüfung.md"
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+    process = subprocess.run(
+        [sys.executable, "-c", script, "page", "nemo-rl", "--output", str(page)],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+
+    assert process.returncode == 0, process.stderr
+    assert rb"pr\xfcfung.md: " in process.stdout
+    assert page.exists()

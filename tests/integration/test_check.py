@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -90,7 +91,11 @@ def test_reports_that_cannot_be_written_are_named(project: Project) -> None:
     result = project.run("--perf-output=out")
 
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["perf: */out: cannot be written: *"])
+    result.stdout.fnmatch_lines(
+        ["*out/results.md", "perf: not written: */out/results.json: Is a directory; results.json went to *"]
+    )
+    elsewhere = result.stdout.str().partition("results.json went to ")[2].splitlines()[0]
+    assert json.loads((Path(elsewhere) / "results.json").read_text())["cases"]
 
 
 def test_a_faster_run_is_improved_and_passes(project: Project) -> None:

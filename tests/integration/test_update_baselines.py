@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -69,8 +70,7 @@ def test_a_folder_that_takes_no_baselines_is_named(project: Project) -> None:
 
     result = project.run("--update-baselines")
 
-    result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines([f"*{CASE}.json: cannot be written*untouched*"])
+    assert re.search("the folder of baselines .*: can't be written: .*/cpu is no folder", usage_error(result))
 
 
 def test_update_without_perf_tests_is_refused(project: Project) -> None:
@@ -205,13 +205,13 @@ def test_a_gain_that_fails_is_stored_by_the_command_its_block_gives(project: Pro
 def test_a_baseline_with_an_absurd_figure_fails_and_is_kept(project: Project) -> None:
     project.run("--update-baselines", "--perf-runs=3")
     stored = project.stored()
-    stored["runs"][1]["metrics"]["peak_memory_gib"] = 1e308
+    stored["runs"][1]["metrics"]["peak_memory_gib"] = 1e99
     project.baseline.write_text(json.dumps(stored))
 
     for options in ([], ["--update-baselines"]):
         result = project.run(*options)
 
         result.assert_outcomes(failed=1)
-        place = f"{CASE}.json: $.runs[1].metrics.peak_memory_gib is 1e+308, the median of the other 2 runs is 1;"
+        place = f"{CASE}.json: $.runs[1].metrics.peak_memory_gib is 1e+99, the median of the other 2 runs is 1;"
         assert has_text(result, place)
         assert project.stored() == stored

@@ -302,3 +302,24 @@ def test_a_log_that_mentions_turn_error_does_not_raise_it(tmp_path: Path) -> Non
         run(COMMAND_PLAN, launcher=launcher, run_dir=tmp_path)
 
     assert type(caught.value) is LaunchError
+
+
+def test_a_folder_that_can_not_be_made_is_named_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "case").write_text("a file")
+
+    with pytest.raises(LaunchError, match=r"could not be run: .*case.*: Not a directory"):
+        run(PLAN, launcher=ScriptedLauncher(), run_dir=tmp_path / "case" / "run-1")
+
+
+def test_a_full_disk_does_not_hide_the_error_of_a_rank(tmp_path: Path) -> None:
+    (tmp_path / "health.json").symlink_to("/dev/full")
+
+    with pytest.raises(LaunchError, match="no such token"):
+        run(PLAN, launcher=failing(polls=[leave_error(0)]), run_dir=tmp_path)
+
+
+def test_a_full_disk_after_a_launch_is_told_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "health.json").symlink_to("/dev/full")
+
+    with pytest.raises(LaunchError, match=r"could not be run: .*: No space left on device; free space on that disk"):
+        run(PLAN, launcher=ScriptedLauncher(polls=[complete]), run_dir=tmp_path)

@@ -128,8 +128,17 @@ def test_records_that_the_session_could_not_read_make_the_same_measurement_again
         measured(case_dir)
     write_case(case_dir, record=replace(record, unreadable="run 3: torn then"))
 
-    assert measured(case_dir).runs == ()
+    assert len(measured(case_dir).runs) == 2
     assert measured(case_dir).problems == ("run 3: torn then",)
+
+
+def test_runs_whose_case_was_not_finished_stay_invalid(case_dir: Path) -> None:
+    record = _read_case(case_dir)
+
+    write_case(case_dir, record=replace(record, unfinished="run 4 failed"))
+
+    assert len(measured(case_dir).runs) == 3
+    assert measured(case_dir).problems == ("run 4 failed",)
 
 
 @pytest.mark.parametrize(
@@ -181,5 +190,5 @@ def test_a_record_is_checked_when_it_is_read(case_dir: Path, changes: dict[str, 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
     (tmp_path / "case").write_text("a file where the folder should be")
 
-    with pytest.raises(RecordError, match=r"case/case\.json: cannot be written: File exists; make room"):
+    with pytest.raises(RecordError, match=r"case/case\.json: cannot be written: .*case: File exists"):
         write_case(tmp_path / "case", record=make_record(PLAN))

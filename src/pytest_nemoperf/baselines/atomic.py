@@ -21,7 +21,7 @@ def write_atomically(path: Path, *, text: str, aside_name: str = "") -> None:
             Empty for a random name; such a file stays behind if the process is killed.
 
     Raises:
-        OSError: If the folder or the disk refuses it, or links lead in a circle.
+        OSError: If the folder or the disk refuses it, or links lead in a circle; it has the path of the file.
     """
     path = Path(os.path.realpath(path))  # not resolve, which raises no OSError for a circle
     if path.is_symlink():
@@ -35,9 +35,11 @@ def write_atomically(path: Path, *, text: str, aside_name: str = "") -> None:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
-    except BaseException:
+    except BaseException as exc:
         with suppress(OSError):
             aside.unlink()
+        if isinstance(exc, OSError):  # without a path, as of a full disk, or with that of the file aside
+            raise OSError(exc.errno, exc.strerror or str(exc), str(path)) from exc
         raise
     _sync_folder(path.parent)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import tempfile
 from collections.abc import Iterator
@@ -158,10 +159,10 @@ def _aside_name(lock_path: Path) -> str:
     """
     place = lock_path.parent.stat()
     lock = f"{platform.node()} {lock_path} {place.st_dev} {place.st_ino}"
-    return f".nemoperf-{hashlib.sha256(lock.encode()).hexdigest()[:8]}.tmp"
+    return f".nemoperf-{hashlib.sha256(os.fsencode(lock)).hexdigest()[:8]}.tmp"
 
 
 def _lock_path(root: Path) -> Path:
     """Return the lock of all baselines of a folder, outside of it, so that no untracked file appears in it."""
-    digest = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"nemoperf-baseline-{digest}.lock"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pytest_nemoperf.cli.project_ini import find_ini_lines
-from pytest_nemoperf.cli.terminal import PassingLine, unobeyed, write, write_error
+from pytest_nemoperf.cli.terminal import PassingLine, write, write_error
 from pytest_nemoperf.errors import PlanError, RecipeError, did_you_mean
 from pytest_nemoperf.frameworks.availability import IMPORT_LIMIT_SEC, FrameworkStatus, framework_status
 from pytest_nemoperf.frameworks.interpreter import ANY_FRAMEWORK, check_interpreter, parse_interpreters
@@ -158,7 +158,7 @@ def _text(statuses: Sequence[FrameworkStatus], *, problems: Sequence[str]) -> st
         lines += ["", f"{name}:", f"  {text}"]  # not folded: it holds a command to copy
     for problem in problems:
         lines += ["", f"problem: {problem}"]
-    return unobeyed(visible_text("\n".join(lines))) + "\n"
+    return visible_text("\n".join(lines)) + "\n"
 
 
 def _seconds(text: str) -> float:

@@ -12,7 +12,7 @@ from pytest_nemoperf.baselines.baseline import Baseline
 from pytest_nemoperf.baselines.files import baseline_path, find_baseline, read_baseline
 from pytest_nemoperf.cli.baselines_folder import baselines_dir
 from pytest_nemoperf.cli.given import GivenCase, add_given_options, given_case
-from pytest_nemoperf.cli.terminal import has_color, terminal_width, unobeyed, write
+from pytest_nemoperf.cli.terminal import has_color, terminal_width, write
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.json_codec import to_printed_json
 from pytest_nemoperf.records.provenance import utc_day
@@ -119,7 +119,6 @@ def print_case(report: CaseReport, *, is_json: bool) -> None:
         text = render_failure(report, width=terminal_width(), color=has_color()) + "\n"
         if report.result.waived:
             text += f"{report.result.waived}: its test passes\n"
-        text = unobeyed(text)
     write(text)
 
 

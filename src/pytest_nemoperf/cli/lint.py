@@ -18,7 +18,7 @@ from typing import Any
 from pytest_nemoperf.baselines.baseline import Baseline
 from pytest_nemoperf.baselines.files import read_baseline
 from pytest_nemoperf.baselines.profile_store import PROFILES_DIR, find_profile
-from pytest_nemoperf.cli.terminal import unobeyed, write
+from pytest_nemoperf.cli.terminal import write, write_command
 from pytest_nemoperf.errors import BaselineError, LintError, NemoPerfError, RecipeError, count_text
 from pytest_nemoperf.json_codec import read_data, to_json
 from pytest_nemoperf.lint.findings import Finding, LooseTolerance, lint_baseline, lint_loose, lint_profile, lint_suite
@@ -29,7 +29,6 @@ from pytest_nemoperf.recipes.systems import System, find_system
 from pytest_nemoperf.report.ci.github import Annotation, AnnotationLevel, render_annotation, shown_annotations
 from pytest_nemoperf.results.dry_run import DRY_RUN_FILE, DryRun
 from pytest_nemoperf.verdict.policy import VerdictPolicy, parse_tolerances, system_policy, with_layer
-from pytest_nemoperf.visible import visible_text
 
 _MAX_AGE_DAYS = 180
 _TAIL_LINES = 15
@@ -99,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
         write(_text(findings, counts=counts, num_files=len(linter.files)))
     if arguments.github or is_github():
         for annotation in shown_annotations(list(map(_annotation, findings))):
-            write(f"{render_annotation(annotation)}\n")
+            write_command(render_annotation(annotation))
     is_failure = counts["error"] > 0 or (arguments.strict and counts["warning"] > 0)
     return int(is_failure)
 
@@ -259,7 +258,7 @@ def _dry_run(tests: Sequence[str], *, system: str) -> DryRun:
     with tempfile.TemporaryDirectory(prefix="nemoperf-lint-") as folder:
         command = [sys.executable, "-m", "pytest", "-m", "perf", f"--system={system}", "--perf-dry-run", "-q"]
         command += ["-p", "no:cacheprovider", f"--perf-output={folder}", f"--perf-baselines={folder}", *tests]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (our own interpreter)
+        done = subprocess.run(command, capture_output=True, text=True, errors="surrogateescape", check=False)  # noqa: S603 (our own interpreter)
         path = Path(folder) / DRY_RUN_FILE
         if done.returncode == 0 and path.exists():
             return read_data(DryRun, path, error=LintError)
@@ -286,8 +285,7 @@ def _text(findings: Sequence[Finding], *, counts: Mapping[str, int], num_files: 
         if counts[level]:
             words.append(count_text(counts[level], level))
     lines = list(chain.from_iterable(lines_of.values()))
-    text = "\n".join([*lines, "", f"{' and '.join(words)} in {count_text(num_files, 'file')}"])
-    return unobeyed(visible_text(text)) + "\n"
+    return "\n".join([*lines, "", f"{' and '.join(words)} in {count_text(num_files, 'file')}", ""])
 
 
 def _json_text(findings: Sequence[Finding], *, counts: Mapping[str, int], num_files: int) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import codecs
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,12 +13,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-from pytest_nemoperf.cli.terminal import unobeyed, write, write_error
-from pytest_nemoperf.errors import NemoPerfError
+from pytest_nemoperf.cli.terminal import write, write_error
+from pytest_nemoperf.errors import NemoPerfError, os_error_text
+from pytest_nemoperf.visible import readable_text
 
 _USAGE_EXIT = 2
 _INTERRUPTED_EXIT = 130
 _CLOSED_PIPE_EXIT = 141
+_ANY_TEXT = "nemoperf-any-text"
 _EXAMPLES = """\
 examples:
   nemoperf flops llama3-8b --seq-len 8192
@@ -82,25 +86,57 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     if sys.stdout is None:  # as of ``>&-``
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (open until the process ends)
+    _take_any_text()
     try:
         arguments = _parser(words).parse_args(_with_joined_sort(words))
         arguments.words = words
         code = int(arguments.run(arguments))
         sys.stdout.flush()
-    except NemoPerfError as exc:
-        write_error(unobeyed(f"nemoperf: error: {exc}"))
-        return _USAGE_EXIT
     except KeyboardInterrupt:
         write_error("nemoperf: interrupted")
         return _INTERRUPTED_EXIT
-    except BrokenPipeError:  # as of ``| head``; Python would flush once more at its end, and complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # as of ``| head``
+        _drop_output()
         return _CLOSED_PIPE_EXIT
-    except OSError as exc:
-        subject = f"{exc.filename}: " if exc.filename else ""
-        write_error(f"nemoperf: error: {subject}{exc.strerror or exc}")
+    except (NemoPerfError, OSError, MemoryError, RecursionError, UnicodeError) as exc:
+        if isinstance(exc, OSError) and exc.filename is None:  # of standard output, as of ``> /dev/full``
+            _drop_output()
+        write_error(f"nemoperf: error: {_problem_of(exc)}")
         return _USAGE_EXIT
     return code
+
+
+def _take_any_text() -> None:
+    r"""Make the standard streams write what their encoding does not have as ``\xfc``, as under LC_ALL=C."""
+    codecs.register_error(_ANY_TEXT, _escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in {"strict", "surrogateescape"}:
+            stream.reconfigure(errors=_ANY_TEXT)
+
+
+def _escaped(error: UnicodeError) -> tuple[bytes, int]:
+    """Return the escapes of what an encoding does not have, and where it goes on; see codecs.register_error."""
+    assert isinstance(error, UnicodeEncodeError)  # noqa: S101 (streams are only written)
+    text = readable_text(error.object[error.start : error.end])
+    return text.encode(error.encoding, "backslashreplace"), error.end
+
+
+def _problem_of(error: NemoPerfError | OSError | MemoryError | RecursionError | UnicodeError) -> str:
+    """Return the reason why a command can't be carried out, with what to do."""
+    if isinstance(error, OSError):
+        return os_error_text(error)
+    if isinstance(error, MemoryError):
+        return "no memory is left; free some, or raise the limit on it (ulimit -v)"
+    if isinstance(error, RecursionError):
+        return "a file or option is nested deeper than Python can follow; give a flatter one"
+    if isinstance(error, UnicodeError) and not isinstance(error, NemoPerfError):
+        return f"a text can't be encoded or decoded: {error}; use UTF-8, as with PYTHONUTF8=1"
+    return str(error)
+
+
+def _drop_output() -> None:
+    """Give the rest of standard output to nobody: Python flushes it once more at its end, and would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:

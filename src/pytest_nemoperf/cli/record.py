@@ -13,7 +13,7 @@ from pytest_nemoperf.baselines.store import BaselineStore, StoredBaseline
 from pytest_nemoperf.cli.baselines_folder import baselines_dir
 from pytest_nemoperf.cli.given import GivenCase, add_given_options, given_case
 from pytest_nemoperf.cli.judge import machine_notes, print_case, verdict_on
-from pytest_nemoperf.cli.terminal import has_color, terminal_width, unobeyed, write
+from pytest_nemoperf.cli.terminal import has_color, terminal_width, write
 from pytest_nemoperf.errors import BaselineError, RecordError
 from pytest_nemoperf.report.console import heading, to_text
 from pytest_nemoperf.report.stored import stored_parts
@@ -203,7 +203,7 @@ def _print(report: CaseReport, *, is_json: bool) -> None:
         print_case(report, is_json=is_json)
     if not is_json:
         text = to_text(_parts(report), width=terminal_width(), color=has_color())
-        write(unobeyed(text) + "\n")
+        write(f"{text}\n")
 
 
 def _parts(report: CaseReport) -> Iterator[RenderableType]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from contextlib import suppress
 from typing import TextIO
 
 from pytest_nemoperf.machine.github import is_github
@@ -19,35 +20,43 @@ def terminal_width() -> int:
     return shutil.get_terminal_size().columns
 
 
-def unobeyed(text: str) -> str:
-    """Return a text as this log may print it: on GitHub, without workflow commands out of logs and files."""
-    return without_commands(text) if is_github() else text
-
-
 def has_color() -> bool:
     """Return whether colours are wanted."""
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
 def write(text: str, *, file: TextIO | None = None) -> None:
-    """Write text without characters that a terminal obeys or hides, the colours of our own reports excepted.
+    """Write text without what a terminal obeys or hides, the colours of our own reports excepted, or GitHub obeys.
 
     Args:
         text: The text, with its line breaks.
         file: Standard output if it is not given.
     """
     stream = sys.stdout if file is None else file
-    stream.write(visible_styled_text(text) if has_color() else visible_text(text))
+    stream.write(_unobeyed(visible_styled_text(text) if has_color() else visible_text(text)))
+
+
+def write_command(text: str) -> None:
+    """Write a workflow command of GitHub on a line of its own."""
+    sys.stdout.write(f"{visible_text(text)}\n")
 
 
 def write_error(text: str) -> None:
-    """Write a line to standard error, without characters that a terminal obeys or hides."""
-    sys.stderr.write(f"{visible_text(text)}\n")
+    """Write a line to standard error, if that takes it, without characters that a terminal obeys or hides."""
+    if sys.stderr is not None:  # as of ``2>&-``
+        with suppress(OSError):  # as of a full disk: the exit code says the rest
+            sys.stderr.write(f"{_unobeyed(visible_text(text))}\n")
+            sys.stderr.flush()
 
 
 def write_document(text: str) -> None:
     """Write a document of the user: as it is to a file or a program, and as text to a terminal."""
     sys.stdout.write(visible_text(text) if sys.stdout.isatty() else text)
+
+
+def _unobeyed(text: str) -> str:
+    """Return a text as this log may print it: on GitHub, without workflow commands out of logs and files."""
+    return without_commands(text) if is_github() else text
 
 
 class PassingLine:

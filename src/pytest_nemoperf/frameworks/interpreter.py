@@ -158,6 +158,7 @@ def versions_in(python: str, *, env: Mapping[str, str], also: Sequence[str] = ()
             timeout=_PROBE_LIMIT_SEC,
             check=True,
             text=True,
+            errors="surrogateescape",
         )
         found = json.loads(answer.stdout.strip().rpartition("\n")[2])  # a container may print a banner first
     except subprocess.CalledProcessError as error:

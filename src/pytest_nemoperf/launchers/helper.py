@@ -16,10 +16,10 @@ from pathlib import Path
 import psutil
 
 from pytest_nemoperf.errors import LaunchError
-from pytest_nemoperf.json_codec import from_json, to_json_line
+from pytest_nemoperf.json_codec import from_json
 from pytest_nemoperf.launchers.logs import tail_of
 from pytest_nemoperf.process.orphans import is_alive
-from pytest_nemoperf.process.supervise import Report, Request, is_readable
+from pytest_nemoperf.process.supervise import Report, Request, is_readable, request_line
 
 _COOKIE = "NEMOPERF_HELPER"
 _VOLATILE = ("NEMOPERF_", "PYTEST_")
@@ -69,7 +69,7 @@ class Helper:
         stdin = self._process.stdin
         with suppress(BrokenPipeError):
             if stdin:
-                stdin.write(to_json_line(marked).encode())
+                stdin.write(request_line(marked))
 
     def receive(self, *, timeout_sec: float) -> Report | None:
         """Return the next report, or None on a time-out.

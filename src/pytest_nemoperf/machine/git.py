@@ -108,8 +108,8 @@ def _ask_git(*arguments: str, root: Path) -> str:
             capture_output=True,
             check=False,
             env=git_environment() | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
-            errors="replace",
             text=True,
+            errors="surrogateescape",
             timeout=_TIMEOUT_SEC,
         )
     except subprocess.TimeoutExpired:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pytest_nemoperf.visible import readable_text
+
 _POLL_SEC = 0.5
 _REPORT_INTERVAL_SEC = 60.0
 
@@ -48,7 +50,7 @@ class HostLock:
                     next_report = time.monotonic() + _REPORT_INTERVAL_SEC
                 time.sleep(_POLL_SEC)
         with suppress(OSError):
-            self._note.write_text(f"pid {os.getpid()} in {Path.cwd()}", encoding="utf-8")
+            self._note.write_text(readable_text(f"pid {os.getpid()} in {Path.cwd()}"), encoding="utf-8")
 
     def release(self) -> None:
         """Release the lock; may be called without holding it."""
@@ -63,6 +65,6 @@ class HostLock:
 
     def _holder(self) -> str:
         try:
-            return self._note.read_text(encoding="utf-8")
+            return self._note.read_text(encoding="utf-8", errors="replace")
         except OSError:
             return "it does not say which"

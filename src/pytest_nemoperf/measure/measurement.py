@@ -226,15 +226,21 @@ def measure_run(expected: ExpectedRecords, output: RunOutput) -> MeasuredRun:
     )
 
 
-def measurement_of(plan: Plan, *, runs: Sequence[MeasuredRun]) -> Measurement:
-    """Return the measurement of a case from its measured runs, in the order of their launches."""
+def measurement_of(plan: Plan, *, runs: Sequence[MeasuredRun], problem: str = "") -> Measurement:
+    """Return the measurement of a case from its measured runs, in the order of their launches.
+
+    Args:
+        plan: Plan of the case.
+        runs: Its runs.
+        problem: Reason that there are no more of them, which makes the measurement INVALID; empty if it is complete.
+    """
     expected = expected_of(plan)
     flops_per_token = None
     if expected.has_exact_tokens:
         flops_per_token = expected.flops_per_token
     environment: dict[str, str] = {}
     measured: list[Run] = []
-    problems: list[str] = []
+    problems: list[str] = [problem] if problem else []
     unhealthy: list[str] = []
     for number, run in enumerate(runs, start=1):
         environment |= run.environment
@@ -262,11 +268,6 @@ def measure_outputs(plan: Plan, *, outputs: Sequence[RunOutput]) -> Measurement:
     expected = expected_of(plan)
     runs = [measure_run(expected, output) for output in outputs]
     return measurement_of(plan, runs=runs)
-
-
-def unreadable(plan: Plan, *, reason: str) -> Measurement:
-    """Return an INVALID measurement without runs, for records that can't be read."""
-    return replace(measurement_of(plan, runs=()), problems=(reason,))
 
 
 def drift_problems(drift: Drift | None, *, earlier: Sequence[Drift | None]) -> list[str]:

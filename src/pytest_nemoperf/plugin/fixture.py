@@ -15,7 +15,6 @@ from pytest_nemoperf.errors import (
     RecipeError,
     UnsupportedError,
     check_flag,
-    in_one_line,
     shown,
 )
 from pytest_nemoperf.measure.expected_records import ExpectedRecords
@@ -265,10 +264,10 @@ class Perf:
         """Turn errors of this package into the test's outcome, without a traceback through this package."""
         try:
             yield
-        except NemoPerfError as exc:
-            self._session.not_run.append(NotRun(nodeid=self._item.nodeid, reason=in_one_line(exc)))
+        except (NemoPerfError, OSError, MemoryError) as exc:
+            # OSError, as of a full disk or too few open files: the traceback would be of this package alone.
+            text = self._session.note_failure(exc, nodeid=self._item.nodeid)
             # From None, or pytest would show the error twice: as the outcome's cause and as its text.
             if isinstance(exc, (NoLayoutError, UnsupportedError)):
                 raise pytest.skip.Exception(visible_text(str(exc))) from None
-            text = visible_text(f"{type(exc).__name__}: {exc}")
-            raise pytest.fail.Exception(text, pytrace=False) from None
+            raise pytest.fail.Exception(visible_text(text), pytrace=False) from None

@@ -13,9 +13,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from pytest_nemoperf.json_codec import from_json, to_json_line
+from pytest_nemoperf.json_codec import from_data, parse_json, to_data, to_json_line
 from pytest_nemoperf.process.orphans import adopt_orphans, die_with_parent, end_descendants, reap_adopted
 
 _POLL_SEC = 0.05
@@ -57,6 +57,44 @@ class Request:
         if not self.is_rank:
             return dict(self.env)
         return {**self.env, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+
+
+def request_line(request: Request) -> bytes:
+    """Return a request as a line for the helper; see request_of.
+
+    Its texts are arguments, paths and variables, whose bytes count. They go as they are, a character for a byte: the
+    helper may have another encoding, and no encoding at all has every path.
+    """
+    return to_json_line(_mapped(to_data(request), _characters_of_bytes)).encode("ascii")
+
+
+def request_of(line: bytes) -> Request:
+    """Return the request of a line, decoded as this process decodes its own arguments and paths."""
+    data = _mapped(parse_json(line), _text_of_characters)
+    return from_data(Request, data, subject="request")
+
+
+def _characters_of_bytes(text: str) -> str:
+    try:
+        raw = os.fsencode(text)
+    except UnicodeEncodeError:  # a text of the recipe that this process could not pass itself
+        raw = text.encode("utf-8", "surrogateescape")
+    return raw.decode("latin-1")
+
+
+def _text_of_characters(text: str) -> str:
+    return os.fsdecode(text.encode("latin-1"))
+
+
+def _mapped(node: Any, change: Callable[[str], str]) -> Any:
+    """Return plain data with each text in it changed, keys too."""
+    if isinstance(node, str):
+        return change(node)
+    if isinstance(node, dict):
+        return {change(key): _mapped(value, change) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_mapped(value, change) for value in node]
+    return node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +174,7 @@ class ControlPipes:
                 raise EOFError
             self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
-        return from_json(Request, line, subject="request")
+        return request_of(line)
 
     def end_input(self) -> None:
         """Make receive find the input at its end, even if it is waiting."""

@@ -108,7 +108,7 @@ def benchmark_case_id(nodeid: str) -> str:
     name = nodeid.replace(".py::", ".").replace("/", ".").replace("::", ".")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-")
     if len(name) > _MAX_NODEID_LENGTH or not _PLAIN_NODEID.fullmatch(nodeid):
-        name = f"{name[:_MAX_NODEID_LENGTH]}-{hashlib.sha256(nodeid.encode()).hexdigest()[:8]}"
+        name = f"{name[:_MAX_NODEID_LENGTH]}-{hashlib.sha256(nodeid.encode(errors='surrogateescape')).hexdigest()[:8]}"
     return f"bench-{name}"
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 import shutil
 import signal
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
-from pytest_nemoperf.errors import MACHINE_PREFIX, LaunchError, RecordError, TurnError
+from pytest_nemoperf.errors import MACHINE_PREFIX, LaunchError, RecordError, TurnError, os_error_text
 from pytest_nemoperf.frameworks.logged import tail_of_log
 from pytest_nemoperf.frameworks.protocol import Framework
-from pytest_nemoperf.json_codec import from_json, read_data, to_json
+from pytest_nemoperf.json_codec import from_json, read_data, to_json, to_printed_json
 from pytest_nemoperf.launchers.logs import first_traceback, out_of_memory_message, tail_of
 from pytest_nemoperf.launchers.protocol import Launcher, LaunchResult, LaunchStatus, RankExit
 from pytest_nemoperf.logs.tail import LogTail
@@ -33,6 +36,9 @@ from pytest_nemoperf.records.yardstick import Yardstick
 from pytest_nemoperf.runs import clock
 from pytest_nemoperf.runs.step_times import Arrival, check_step_times
 from pytest_nemoperf.runs.yardstick import YardstickLaunches, read_yardsticks, write_yardsticks
+
+_OPEN_FILES: Final = 32  # of pytest, the host's samples and the helper, measured with one rank
+_OPEN_FILES_OF_RANK: Final = 2
 
 
 def run_once(
@@ -64,11 +70,40 @@ def run_once(
         TurnError: If the run of the other side of a comparison has ended.
         RecordError: If they ended well but left an incomplete or impossible record.
     """
-    run_dir = run_dir.absolute()
+    try:
+        return _run(
+            plan,
+            framework=framework,
+            launcher=launcher,
+            run_dir=run_dir.absolute(),
+            on_progress=on_progress,
+            is_watched=is_watched,
+            yardsticks=yardsticks,
+        )
+    except OSError as exc:
+        text = os_error_text(exc, place=run_dir)
+        if exc.errno == errno.EMFILE:
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            needed = _OPEN_FILES + _OPEN_FILES_OF_RANK * plan.layout.total_gpus
+            text += f": this process may hold {limit} open (ulimit -n), and a session needs about {needed}"
+        raise LaunchError(f"{plan.case} could not be run: {text}") from exc
+
+
+def _run(
+    plan: Plan,
+    *,
+    framework: Framework,
+    launcher: Launcher,
+    run_dir: Path,
+    on_progress: Callable[[Progress | None], None],
+    is_watched: bool,
+    yardsticks: YardstickLaunches | None,
+) -> RunOutput:
+    """Run a plan once; see run_once, which gives an error of the operating system a sentence."""
     if (run_dir / PLAN_FILE).exists():
         shutil.rmtree(run_dir)  # what an earlier run wrote must not be taken for this one's
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / PLAN_FILE).write_text(to_json(plan), encoding="utf-8")
+    (run_dir / PLAN_FILE).write_text(to_printed_json(plan), encoding="ascii")  # a script may read it in any locale
     before: tuple[Yardstick, ...] = ()
     if yardsticks is not None:
         before = yardsticks.measure(plan, run_dir=run_dir / "yardstick-before", on_poll=lambda: on_progress(None))
@@ -95,7 +130,9 @@ def run_once(
         if monitor is not None:
             health = monitor.report(num_finished=follower.num_finished)
     if health is not None:
-        (run_dir / HEALTH_FILE).write_text(to_json(health), encoding="utf-8")
+        # Where the disk is full, the ranks' own error says more than this one.
+        with suppress(OSError) if result.status is not LaunchStatus.OK else nullcontext():
+            (run_dir / HEALTH_FILE).write_text(to_json(health), encoding="utf-8")
     if result.status is not LaunchStatus.OK:
         lines = [_describe(plan, result=result, run_dir=run_dir, num_finished=follower.num_finished)]
         lines += [f"{MACHINE_PREFIX}{problem}" for problem in health_problems(health)]  # it may be why the ranks failed

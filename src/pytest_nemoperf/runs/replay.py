@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pytest_nemoperf.baselines.atomic import write_atomically
-from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.errors import RecordError, os_error_text
 from pytest_nemoperf.frameworks.protocol import Framework
 from pytest_nemoperf.json_codec import from_data, read_json, to_json
 from pytest_nemoperf.measure.expected_records import expected_of
-from pytest_nemoperf.measure.measurement import MeasuredRun, Measurement, measure_run, measurement_of, unreadable
+from pytest_nemoperf.measure.measurement import MeasuredRun, Measurement, measure_run, measurement_of
 from pytest_nemoperf.measure.steady_state import Drift
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.provenance import Provenance
@@ -44,6 +44,7 @@ class CaseRecord:
         fail_on: Verdicts that failed a test of the session.
         runs: Folders of the launches that count, in order; a later try replaces the tries before it.
         unreadable: Error of the last run if its records could not be read; empty if all could.
+        unfinished: Reason that a further launch was not completed and these runs got no verdict; empty if they got one.
         waiver: Arguments of the test's perf_waive; empty for none.
         release: Release under test; empty if it is not known.
     """
@@ -56,6 +57,7 @@ class CaseRecord:
     fail_on: tuple[VerdictKind, ...]
     runs: tuple[str, ...]
     unreadable: str = ""
+    unfinished: str = ""
     waiver: Mapping[str, str | float] = field(default_factory=dict)
     release: str = ""
     schema_version: Literal[1] = _CASE_SCHEMA_VERSION
@@ -86,7 +88,7 @@ def write_case(case_dir: Path, *, record: CaseRecord) -> None:
     try:
         write_atomically(path, text=to_json(record))
     except OSError as exc:
-        raise RecordError(f"{path}: cannot be written: {exc.strerror or exc}; make room, or mend the folder") from exc
+        raise RecordError(f"{path}: cannot be written: {os_error_text(exc)}") from exc
 
 
 def _read_case(case_dir: Path) -> CaseRecord:
@@ -171,17 +173,19 @@ def measure_stored(stored: StoredCase, *, framework: Framework) -> Measurement:
         RecordError: If records are missing or torn that could be read when they were written.
     """
     runs: list[MeasuredRun] = []
+    problem = stored.record.unfinished
     for run_dir in stored.run_dirs:
         plan = _read_plan(run_dir)
         try:
             run = measure_run(expected_of(plan), read_run(plan, framework=framework, run_dir=run_dir))
         except RecordError as exc:
             if stored.record.unreadable:
-                return unreadable(stored.plan, reason=stored.record.unreadable)
+                problem = stored.record.unreadable
+                break
             raise RecordError(_missing_record_message(run_dir, error=exc)) from exc
         drifts = tuple(_drifts(plan, framework=framework, run_dirs=_earlier_tries(run_dir)))
         runs.append(replace(run, earlier_drifts=drifts))
-    return measurement_of(stored.plan, runs=runs)
+    return measurement_of(stored.plan, runs=runs, problem=problem)
 
 
 def _earlier_tries(run_dir: Path) -> list[Path]:

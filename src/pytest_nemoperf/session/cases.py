@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from pytest_nemoperf.ab.comparison import ABResult
 from pytest_nemoperf.baselines.store import StoredBaseline
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.frameworks.protocol import Framework
-from pytest_nemoperf.measure.measurement import Measurement
+from pytest_nemoperf.measure.measurement import Measurement, Run
 from pytest_nemoperf.options.markers import PerfMark
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.provenance import Provenance
+from pytest_nemoperf.report.cells import figures_text
 from pytest_nemoperf.results.cases import Confirmation
 from pytest_nemoperf.verdict.judge import Verdict
 from pytest_nemoperf.verdict.policy import VerdictPolicy
@@ -90,3 +92,9 @@ class CaseLauncher(Protocol):
             UnsupportedError: If no runs of the case are stored that could be judged again.
         """
         ...
+
+
+def measured_text(runs: Sequence[Run]) -> str:
+    """Return the figures of runs that got no verdict, as a clause: ``3 runs were measured (2,560 tokens/sec/GPU)``."""
+    verb = "was" if len(runs) == 1 else "were"
+    return f"{count_text(len(runs), 'run')} {verb} measured ({figures_text(runs)})"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_nemoperf.errors import RecordError, UnsupportedError
+import pytest
+
+from pytest_nemoperf.errors import NemoPerfError, RecordError, UnsupportedError, in_one_line
 from pytest_nemoperf.measure.expected_records import expected_of
 from pytest_nemoperf.measure.measurement import (
     MeasuredRun,
     measure_run,
     measurement_of,
-    unreadable,
     workload_of,
 )
 from pytest_nemoperf.measure.steady_state import Drift
@@ -20,7 +23,8 @@ from pytest_nemoperf.runs.execute import run_once
 from pytest_nemoperf.runs.replay import TRY_SUFFIXES, CaseRecord, load_case, measure_stored, write_case
 from pytest_nemoperf.runs.yardstick import YardstickLaunches
 from pytest_nemoperf.session.budget import CaseBudget
-from pytest_nemoperf.session.cases import MeasuredCase, PlannedCase
+from pytest_nemoperf.session.cases import MeasuredCase, PlannedCase, measured_text
+from pytest_nemoperf.session.signals import orderly_end
 from pytest_nemoperf.verdict.comparison import LOCALLY_RECORDED, VerdictKind
 from pytest_nemoperf.verdict.judge import Verdict, judge
 from pytest_nemoperf.verdict.resolution import wants_more_runs
@@ -67,6 +71,8 @@ class Launches:
         turn: Lock that perf sessions of this host take turns with.
         confirmer: Compares what a stored baseline does not clear with the baseline's commit.
         progress: Display of the runs.
+        on_unfinished: Called with the runs of a case whose next one failed or was interrupted, and with the error,
+            which is raised afterwards.
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class Launches:
         turn: HostLock,
         confirmer: Confirmer,
         progress: Progress,
+        on_unfinished: Callable[[MeasuredCase, BaseException], None],
     ) -> None:
         self._context = context
         self._confirmer = confirmer
@@ -85,6 +92,7 @@ class Launches:
         self._folder = folder
         self._turn = turn
         self._progress = progress
+        self._on_unfinished = on_unfinished
         self._yardsticks: YardstickLaunches | None = None
         if context.settings.has_yardstick:
             self._yardsticks = YardstickLaunches(launcher, report=progress.write_line)
@@ -93,13 +101,24 @@ class Launches:
     def measure(self, case: PlannedCase) -> MeasuredCase:
         """Launch a case until its verdict is clear or its baseline complete; see CaseLauncher.
 
-        Records that can't be read make it INVALID.
+        Records that can't be read make it INVALID. If a launch fails, or is interrupted, the runs before it are passed
+        on as an INVALID case first.
         """
         context = self._context
         plan = case.plan
         self._turn.acquire(report=self._progress.write_line)  # first: the session before may store this case
         found = context.baselines.find(plan.case, workload=workload_of(plan), plan=plan)
         launched = _Launched(budget=CaseBudget(plan, seconds=self._budget_sec(), num_runs=case.num_runs))
+        try:
+            with orderly_end():
+                return self._measure(case, launched=launched, found=found)
+        except BaseException as exc:  # a Ctrl-C too
+            if launched.runs:
+                self._on_unfinished(self._unfinished(case, launched=launched, found=found, error=exc), exc)
+            raise
+
+    def _measure(self, case: PlannedCase, *, launched: _Launched, found: StoredBaseline) -> MeasuredCase:
+        """Launch a case until its verdict is clear, and compare with the baseline's commit what is not."""
         screened = replace(case, policy=self._confirmer.policy(case.policy, baseline=found.baseline))
         measured = self._until_decided(screened, launched=launched, found=found)
         compared = self._confirmer.compare(measured, case=screened)
@@ -117,37 +136,62 @@ class Launches:
             launched: Runs so far; further ones are added.
             found: Baseline that applies.
         """
-        context = self._context
-        plan = case.plan
         measured: MeasuredCase | None = None
         while measured is None or not self._is_decided(case, measured=measured, budget=launched.budget):
             is_judged_again = measured is None and launched.runs
             if not is_judged_again:
                 self._launch(case, launched=launched)
-            measurement = measurement_of(plan, runs=launched.runs)
-            if launched.failure:
-                measurement = unreadable(plan, reason=launched.failure)
-            verdict: Verdict = judge(
-                measurement,
-                baseline=found.baseline,
-                machine=context.machine,
-                policy=case.policy,
-                looked_in=context.baselines_shown,
-                why_none=found.why_none,
-            )
-            measured = MeasuredCase(
-                mark=case.mark,
-                measurement=measurement,
-                machine=context.machine,
-                provenance=context.provenance,
-                policy=case.policy,
-                found=found,
-                plan=plan,
-                run_dir=self._folder.path / plan.case,
-                verdict=verdict,
-            )
-        self._write(case, launched=launched)
+            measured = self._judged(case, launched=launched, found=found, problem=launched.failure)
+        try:
+            self._write(case, launched=launched)
+        except RecordError as exc:  # the runs are measured all the same
+            self._progress.write_line(f"the runs of {case.plan.case} can't be judged again (--perf-replay): {exc}")
         return measured
+
+    def _judged(
+        self, case: PlannedCase, *, launched: _Launched, found: StoredBaseline, problem: str = ""
+    ) -> MeasuredCase:
+        """Return the case with its runs so far and their verdict beside the stored baseline.
+
+        Args:
+            case: Case of the runs.
+            launched: Runs so far.
+            found: Baseline that applies.
+            problem: Reason that no further run was measured; empty for none.
+        """
+        context = self._context
+        plan = case.plan
+        measurement = measurement_of(plan, runs=launched.runs, problem=problem)
+        verdict: Verdict = judge(
+            measurement,
+            baseline=found.baseline,
+            machine=context.machine,
+            policy=case.policy,
+            looked_in=context.baselines_shown,
+            why_none=found.why_none,
+        )
+        return MeasuredCase(
+            mark=case.mark,
+            measurement=measurement,
+            machine=context.machine,
+            provenance=context.provenance,
+            policy=case.policy,
+            found=found,
+            plan=plan,
+            run_dir=self._folder.path / plan.case,
+            verdict=verdict,
+        )
+
+    def _unfinished(
+        self, case: PlannedCase, *, launched: _Launched, found: StoredBaseline, error: BaseException
+    ) -> MeasuredCase:
+        """Return a case whose next launch failed, or was interrupted, with the runs before it: INVALID."""
+        measured = measured_text(measurement_of(case.plan, runs=launched.runs).runs)
+        reason = f"{measured} and not judged: run {len(launched.runs) + 1} {_ending(error)}"
+        with suppress(NemoPerfError, OSError):  # the disk may be full
+            launched.folders[len(launched.runs) :] = []
+            self._write(case, launched=launched, unfinished=reason)
+        return self._judged(case, launched=launched, found=found, problem=reason)
 
     def _launch(self, case: PlannedCase, *, launched: _Launched) -> None:
         """Launch a case once more and add the run, or the reason that its record can't be read."""
@@ -162,8 +206,12 @@ class Launches:
         else:
             launched.runs.append(run)
 
-    def _write(self, case: PlannedCase, *, launched: _Launched) -> None:
-        """Write the record of a case, from which its runs can be judged again: by the stored baseline alone."""
+    def _write(self, case: PlannedCase, *, launched: _Launched, unfinished: str = "") -> None:
+        """Write the record of a case, from which its runs can be judged again: by the stored baseline alone.
+
+        Raises:
+            RecordError: If it can't be written.
+        """
         context = self._context
         record = CaseRecord(
             case=case.plan.case,
@@ -174,6 +222,7 @@ class Launches:
             fail_on=tuple(sorted(context.settings.fail_on)),
             runs=tuple(launched.folders),
             unreadable=launched.failure,
+            unfinished=unfinished,
             waiver=case.mark.waiver.arguments if case.mark.waiver else {},
             release=context.settings.release,
         )
@@ -267,6 +316,17 @@ class Launches:
             if not run.health_problems:  # other load is no drift of the workload, nor of a machine at rest
                 earlier.append(run.drift)
         return replace(run, earlier_drifts=tuple(earlier))
+
+
+def _ending(error: BaseException) -> str:
+    """Return a phrase for a launch that an error ended."""
+    if isinstance(error, NemoPerfError):
+        return f"failed: {in_one_line(error)}"
+    if isinstance(error, KeyboardInterrupt):
+        return "was interrupted"
+    if isinstance(error, pytest.exit.Exception):
+        return f"was ended by {error}"
+    return f"was ended by {type(error).__name__}: {error}".removesuffix(": ")
 
 
 class Replay:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_nemoperf.ab.measure_request import write_measurement
 from pytest_nemoperf.baselines.atomic import write_atomically
+from pytest_nemoperf.baselines.store import StoredBaseline
 from pytest_nemoperf.errors import (
     BaselineError,
     NemoPerfError,
@@ -19,6 +22,7 @@ from pytest_nemoperf.errors import (
     RevisionError,
     UnsupportedError,
     in_one_line,
+    os_error_text,
 )
 from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.launchers.builtin import choose_launcher
@@ -35,7 +39,7 @@ from pytest_nemoperf.results.cases import CaseReport, NotRun, Pruned, SessionRes
 from pytest_nemoperf.results.dry_run import DRY_RUN_FILE, DryRun, suite_cost
 from pytest_nemoperf.runs.folders import SessionFolder
 from pytest_nemoperf.session.ab_session import ABSession
-from pytest_nemoperf.session.cases import CaseLauncher, MeasuredCase, PlannedCase
+from pytest_nemoperf.session.cases import CaseLauncher, MeasuredCase, PlannedCase, measured_text
 from pytest_nemoperf.session.collected import Suite
 from pytest_nemoperf.session.confirm import Confirmer
 from pytest_nemoperf.session.context import Context
@@ -45,6 +49,7 @@ from pytest_nemoperf.session.launches import Launches, Replay
 from pytest_nemoperf.session.planning import Planner
 from pytest_nemoperf.session.profiles import is_profile_due, profile_report, store_new_profile
 from pytest_nemoperf.session.progress import Progress
+from pytest_nemoperf.session.writable import check_outputs
 from pytest_nemoperf.verdict.comparison import VerdictKind
 from pytest_nemoperf.verdict.judge import judge
 
@@ -59,10 +64,12 @@ class PerfSession:
         settings: Values of its options and ini keys.
 
     Raises:
-        pytest.UsageError: If the revision of ``--perf-ab`` is missing, or has the very files of the working tree.
+        pytest.UsageError: If the revision of ``--perf-ab`` is missing, or has the very files of the working tree, or a
+            folder that the session writes into takes no file.
     """
 
     def __init__(self, config: pytest.Config, *, settings: Settings) -> None:
+        check_outputs(config, settings=settings)
         self.settings = settings
         self.reports: list[CaseReport] = []
         self.not_run: list[NotRun] = []
@@ -95,6 +102,7 @@ class PerfSession:
         self._running = ""
         self._judged: dict[str, list[str]] = {}  # cases of each test's last attempt
         self._not_compared: dict[str, str] = {}  # test by case that was measured
+        self._reported: BaseException | None = None  # the last error that is in a report
 
     def _case_launcher(self) -> CaseLauncher:
         settings = self.settings
@@ -110,6 +118,7 @@ class PerfSession:
                 turn=self._turn,
                 confirmer=self._confirmer,
                 progress=self.progress,
+                on_unfinished=self._keep_unfinished,
             )
         try:
             self.ab = ABSession(
@@ -156,6 +165,7 @@ class PerfSession:
         """
         self.check_once(case.plan.case, nodeid=case.mark.nodeid)
         self._not_compared[case.plan.case] = case.mark.nodeid
+        self._measured.pop(case.plan.case, None)  # of an earlier attempt of the test
         try:
             measured = self._launcher.measure(case)
         except NemoPerfError as exc:
@@ -182,7 +192,12 @@ class PerfSession:
         case = self._measured.get(measurement.case)
         if case is None or case.mark.nodeid != mark.nodeid:
             self.planner.claim(measurement.case, nodeid=mark.nodeid)
-            case = self._in_process(measurement, mark=mark)
+            case = self._new_case(measurement, mark=mark)
+            try:
+                case = self._in_process(case)
+            except BaselineError as exc:
+                self._keep_unfinished(self._unjudged(case, problem=in_one_line(exc)), exc)
+                raise
         elif case.ab is None and measurement is not case.measurement:
             found = self.context.baselines.find(
                 measurement.case, workload=measurement.workload, plan=case.plan, machine=case.machine
@@ -193,17 +208,51 @@ class PerfSession:
         framework = None
         if case.plan is not None:
             framework = self.planner.frameworks.get(case.plan.framework)
-        report = judge_case(case, context=self.context, framework=framework)
+        try:
+            report = judge_case(case, context=self.context, framework=framework)
+        except BaselineError as exc:
+            self._keep_unfinished(self._unjudged(case, problem=in_one_line(exc)), exc)
+            raise
+        return self._profiled(self._add(report))
+
+    def _add(self, report: CaseReport) -> CaseReport:
+        """Add a report, in place of that of an earlier attempt of its test, and show its line; return it."""
+        verdict = report.result.verdict
         for other in self.reports:
-            if other.result.verdict.case == measurement.case:  # of an earlier attempt of the test
+            if other.result.verdict.case == verdict.case:
                 kinds = (*other.result.earlier_verdicts, other.result.verdict.kind)
                 report = replace(report, result=replace(report.result, earlier_verdicts=kinds))
                 self.reports.remove(other)
                 break
         self.reports.append(report)
-        self._judged.setdefault(mark.nodeid, []).append(measurement.case)
+        self._judged.setdefault(report.result.nodeid, []).append(verdict.case)
         self.progress.case(report)
-        return self._profiled(report)
+        return report
+
+    def _keep_unfinished(self, case: MeasuredCase, error: BaseException) -> None:
+        """Report a case that was measured in part, or can't be judged, as INVALID; the error fails the test."""
+        self._not_compared.pop(case.measurement.case, None)
+        self._reported = error
+        self._add(judge_case(case, context=self.context))
+
+    def _unjudged(self, case: MeasuredCase, *, problem: str) -> MeasuredCase:
+        """Return a measured case as INVALID, for a problem that has nothing to do with its numbers."""
+        measured = measured_text(case.measurement.runs)
+        problems = (f"{measured} and not judged: {problem}", *case.measurement.problems)
+        measurement = replace(case.measurement, problems=problems)
+        return self._judged_by_baseline(replace(case, measurement=measurement))
+
+    def note_failure(self, error: NemoPerfError | OSError | MemoryError, *, nodeid: str) -> str:
+        """List a test that an error ended, unless the report of a case has the error; return the text to fail with."""
+        reason = _error_text(error, place=self.settings.state_dir)
+        text = f"{type(error).__name__}: {reason}"
+        if error is not self._reported:
+            if isinstance(error, NemoPerfError):
+                reason = in_one_line(error)
+            self.not_run.append(NotRun(nodeid=nodeid, reason=reason))
+            return text
+        measured = measured_text(self.reports[-1].result.measurement.runs)
+        return f"{text}\n{measured} before this: see its line, results.json and results.md"
 
     def _profiled(self, report: CaseReport) -> CaseReport:
         """Profile a case if ``--perf-profile`` asks for it; return its report with the profile.
@@ -242,6 +291,9 @@ class PerfSession:
         """
         nodeid = self._running
         self._running = ""
+        for name in self.not_compared(nodeid):
+            if name in self._measured:
+                self._report_uncompared(self._measured[name], problem=problem)
         error: BaselineError | None = None
         for report in self.judged(nodeid):
             if report.stored is None and report.new_profile is None:
@@ -252,11 +304,18 @@ class PerfSession:
                     self._replace(report, by=self._stored(report))
                 except BaselineError as exc:
                     error = exc
-                    why = str(exc)
+                    why = f"{exc}{_record_hint(report)}"
             if why:
                 self._replace(report, by=_withdrawn(report, problem=why))
         if error is not None:
             raise error
+
+    def _report_uncompared(self, case: MeasuredCase, *, problem: str) -> None:
+        """Report the runs of a case that its test has not given to perf.compare; they fail nothing by themselves."""
+        self._not_compared.pop(case.measurement.case)
+        reason = problem or "its test never gave it to perf.compare"
+        report = judge_case(self._unjudged(case, problem=reason), context=self.context)
+        self._add(replace(report, result=replace(report.result, is_failure=False)))
 
     def keep_measurement(self, measurement: Measurement, *, nodeid: str) -> None:
         """Write a measurement of the test process for the session that asked for it; see ``Settings.measure_into``.
@@ -366,14 +425,29 @@ class PerfSession:
             files = {DRY_RUN_FILE: to_json(self.dry_run)}
         else:
             files = {"results.json": to_json(self.results), "results.md": render_markdown(self.results)}
-        folder = self.settings.output_dir
+        lost = {}
+        for name, text in files.items():
+            path = self.settings.output_dir / name
+            try:
+                write_atomically(path, text=text)
+            except OSError as exc:
+                self.write_error = f"not written: {os_error_text(exc)}"
+                lost[name] = text
+            else:
+                self.written.append(self.context.shown(path))
+        if lost:
+            self.write_error += self._write_elsewhere(lost)
+
+    def _write_elsewhere(self, files: Mapping[str, str]) -> str:
+        """Write files that their folder does not take into a new temporary one; return a clause on that."""
         try:
+            folder = Path(tempfile.mkdtemp(prefix="nemoperf-results-"))
             for name, text in files.items():
                 write_atomically(folder / name, text=text)
         except OSError as exc:
-            self.write_error = f"{folder}: cannot be written: {exc}"
-        else:
-            self.written = [self.context.shown(folder / name) for name in files]
+            return f"; nor elsewhere: {os_error_text(exc)}"
+        self.written += [str(folder / name) for name in files]
+        return f"; {' and '.join(files)} went to {folder}"
 
     @cached_property
     def results(self) -> SessionResults:
@@ -419,25 +493,33 @@ class PerfSession:
             terms=self.settings.policy,
         )
 
-    def _in_process(self, measurement: Measurement, *, mark: PerfMark) -> MeasuredCase:
-        """Return the case of a loop or benchmark of the test process; its runs are measured once a session."""
+    def _new_case(self, measurement: Measurement, *, mark: PerfMark) -> MeasuredCase:
+        """Return the case of a loop or benchmark of the test process, before its baseline is looked up."""
         context = self.context
         if self.settings.ab is not None:
             raise UnsupportedError(
                 f"{measurement.case} was measured in this process, where code can't be swapped; "
                 "leave it out of a session with --perf-ab"
             )
-        found = context.baselines.find(measurement.case, workload=measurement.workload, plan=None)
-        asked = replace(self.planner.policy(mark), max_runs=len(measurement.runs) or 1, min_runs=1)
-        case = MeasuredCase(
+        return MeasuredCase(
             mark=mark,
             measurement=measurement,
             machine=context.machine,
             provenance=context.provenance,
-            policy=self._confirmer.policy(asked, baseline=found.baseline),
-            found=found,
+            policy=replace(self.planner.policy(mark), max_runs=len(measurement.runs) or 1, min_runs=1),
+            found=StoredBaseline(baseline=None, path=""),
             is_storable=self.settings.replay_dir is None,
         )
+
+    def _in_process(self, case: MeasuredCase) -> MeasuredCase:
+        """Judge a loop or benchmark by its baseline, and confirm that; its runs are measured once a session.
+
+        Raises:
+            BaselineError: If a stored baseline can't be trusted.
+        """
+        asked = case.policy
+        found = self.context.baselines.find(case.measurement.case, workload=case.measurement.workload, plan=None)
+        case = replace(case, found=found, policy=self._confirmer.policy(asked, baseline=found.baseline))
         case = self._judged_by_baseline(case)
         compared = self._confirmer.compare(case)
         confirmed = self._confirmer.confirm(case, compared=compared)
@@ -480,6 +562,21 @@ class PerfSession:
         return store_new_profile(
             report, root=self.context.root, updating=self.settings.updating, progress=self.progress
         )
+
+
+def _error_text(error: NemoPerfError | OSError | MemoryError, *, place: Path) -> str:
+    """Return an error as a phrase, with what to do; place is for errors of the system that name no path."""
+    if isinstance(error, OSError):
+        return os_error_text(error, place=place)
+    if isinstance(error, MemoryError):
+        return "no memory is left; free some, or raise the limit on it (ulimit -v)"
+    return str(error)
+
+
+def _record_hint(report: CaseReport) -> str:
+    """Return the end of a message on a baseline that can't be written: the command that makes it of the same runs."""
+    folder = report.result.run_dir
+    return f"; its runs stay in {folder}, and `nemoperf record {folder}` stores them" if folder else ""
 
 
 def _withdrawn(report: CaseReport, *, problem: str) -> CaseReport:

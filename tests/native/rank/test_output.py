@@ -140,3 +140,14 @@ def test_progress_is_written_now_and_then_and_at_the_end(tmp_path: Path, monkeyp
 
     lines = (tmp_path / PROGRESS_FILE).read_text().splitlines()
     assert [from_json(Progress, line, subject="line").step for line in lines] == [0, 3, 4]
+
+
+def test_a_full_disk_leaves_no_half_file_and_no_second_error(tmp_path: Path) -> None:
+    (tmp_path / ".steps.jsonl.tmp").symlink_to("/dev/full")
+    (tmp_path / ".error-rank0.json.tmp").symlink_to("/dev/full")
+
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(tmp_path / "steps.jsonl", "whole")
+    write_error(tmp_path, rank=0, error=ValueError("the cause"))
+
+    assert not list(tmp_path.iterdir())

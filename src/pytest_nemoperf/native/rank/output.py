@@ -6,6 +6,7 @@ import platform
 import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,12 +25,17 @@ _PROGRESS_INTERVAL_SEC = 0.25
 def write_atomic(path: Path, text: str) -> None:
     """Write a file under a temporary name, then rename it: readers see the whole file or none."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except BaseException:  # as of a full disk: nothing of it may stay
+        with suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def write_error(run_dir: Path, *, rank: int, error: Exception) -> None:
-    """Write this rank's error file."""
+    """Write this rank's error file; where the disk takes none, the traceback in the rank's log has to do."""
     text = to_json(
         RankError(
             rank=rank,
@@ -39,7 +45,8 @@ def write_error(run_dir: Path, *, rank: int, error: Exception) -> None:
             error_type=type(error).__name__,
         )
     )
-    write_atomic(run_dir / error_file(rank), text)
+    with suppress(OSError):
+        write_atomic(run_dir / error_file(rank), text)
 
 
 class ProgressWriter:

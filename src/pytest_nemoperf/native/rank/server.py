@@ -118,7 +118,8 @@ def _write_error(error: BaseException, *, path: Path, rank: int) -> None:
         traceback=traceback.format_exc(),
         error_type=type(error).__name__,
     )
-    path.write_text(to_json(record), encoding="utf-8")
+    with suppress(OSError):  # a full disk: the log has the traceback
+        path.write_text(to_json(record), encoding="utf-8")
 
 
 if __name__ == "__main__":
