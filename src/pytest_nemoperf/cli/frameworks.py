@@ -18,7 +18,6 @@ from pytest_nemoperf.frameworks.registered import BUILT_IN, RegisteredFrameworks
 from pytest_nemoperf.json_codec import to_printed_json
 from pytest_nemoperf.recipes.rules import NATIVE
 from pytest_nemoperf.report.console import align
-from pytest_nemoperf.visible import visible_text
 
 _KEY: Final = "perf_python"
 _EPILOG: Final = """\
@@ -158,7 +157,7 @@ def _text(statuses: Sequence[FrameworkStatus], *, problems: Sequence[str]) -> st
         lines += ["", f"{name}:", f"  {text}"]  # not folded: it holds a command to copy
     for problem in problems:
         lines += ["", f"problem: {problem}"]
-    return visible_text("\n".join(lines)) + "\n"
+    return "\n".join([*lines, ""])
 
 
 def _seconds(text: str) -> float:

@@ -7,13 +7,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 from pytest_nemoperf.errors import os_error_text
 from pytest_nemoperf.options.declare import STATE_DIR
+from pytest_nemoperf.options.usage import usage_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import pytest
 
     from pytest_nemoperf.options.settings import Settings
 
@@ -29,7 +30,7 @@ def check_outputs(config: pytest.Config, *, settings: Settings) -> None:
     for subject, folder in _folders(config, settings=settings):
         problem = write_problem(folder)
         if problem:
-            raise pytest.UsageError(f"{subject}: can't be written: {problem} (nothing was launched)")
+            raise usage_error(f"{subject}: can't be written: {problem} (nothing was launched)")
 
 
 def _folders(config: pytest.Config, *, settings: Settings) -> Iterator[tuple[str, Path]]:
