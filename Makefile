@@ -35,7 +35,7 @@ test-quick: $(VENV)/.dev  ## the tests that launch no ranks, without coverage
 test-slow: $(VENV)/.dev  ## the slow tests that `make test` leaves out, and ten times the examples of laws
 	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile=many
 
-fuzz: $(VENV)/.dev  ## 100,000 mutated files for each reader, on all cores, for hours; FUZZ="baseline page --inputs 5000" for fewer
+fuzz: $(VENV)/.dev  ## 100,000 mutated files for each reader, on all cores, half an hour on two; FUZZ="baseline page --inputs 5000" for fewer
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 test-vllm: $(VLLM)/.ready  ## the tests with the real vLLM, in an environment of its own

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import os
 import resource
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
@@ -16,9 +17,9 @@ from time import monotonic
 from typing import Any, Final
 
 from tests.fuzz.campaign import Fault, content_of, opened, set_alarm, try_input, warm_up
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets import READERS, TARGETS
 
-_CHUNK: Final = 500
+_CHUNK: Final = 2500
 _MEMORY_BYTES: Final = 6 << 30
 _HANG_SEC: Final = 60.0
 _FAULTS: Final = Path("fuzz-faults")
@@ -34,21 +35,28 @@ class _Found:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Fuzz the named targets, or all; return 1 if an input broke a rule."""
+    """Fuzz the named readers, or all; return 1 if an input broke a rule."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"default: all of {', '.join(TARGETS)}")
-    parser.add_argument("--inputs", type=int, default=100_000, help="inputs for each target (default: 100000)")
+    parser.add_argument("readers", nargs="*", metavar="READER", help=f"default: all of {', '.join(READERS)}")
+    parser.add_argument(
+        "--inputs",
+        type=int,
+        default=100_000,
+        help="inputs for each reader, shared out among its formats (default: 100000)",
+    )
     parser.add_argument("--first", type=int, default=0, help="number of the first input (default: 0)")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
         "--replay", type=int, metavar="NUMBER", help="run one input of a target, print it and its fault"
     )
     arguments = parser.parse_args(words)
-    for name in arguments.targets:
-        if name not in TARGETS:
-            parser.error(f"no target {name!r}; there are {', '.join(TARGETS)}")
+    for name in arguments.readers:
+        if name not in READERS and name not in TARGETS:
+            parser.error(f"no reader {name!r}; there are {', '.join(READERS)}")
     if arguments.replay is not None:
-        return _replay(arguments.targets[0], number=arguments.replay)
+        if len(arguments.readers) != 1 or arguments.readers[0] not in TARGETS:
+            parser.error(f"--replay needs one of {', '.join(TARGETS)}")
+        return _replay(arguments.readers[0], number=arguments.replay)
     return _run(arguments)
 
 
@@ -68,12 +76,12 @@ def _run(arguments: argparse.Namespace) -> int:
     context = multiprocessing.get_context("fork")
     jobs: Any = context.Queue()
     results: Any = context.Queue()
-    names = arguments.targets or list(TARGETS)
+    readers = {name: READERS.get(name, (name,)) for name in arguments.readers or READERS}
+    names = [name for targets in readers.values() for name in targets]
     num_jobs = 0
-    for first in range(arguments.first, arguments.first + arguments.inputs, _CHUNK):
-        for name in names:
-            jobs.put((name, first, min(_CHUNK, arguments.first + arguments.inputs - first)))
-            num_jobs += 1
+    for name, first, count in _chunks(readers, arguments=arguments):
+        jobs.put((name, first, count))
+        num_jobs += 1
     for _ in range(arguments.processes):
         jobs.put(None)
     workers = [context.Process(target=_work, args=(jobs, results)) for _ in range(arguments.processes)]
@@ -82,7 +90,18 @@ def _run(arguments: argparse.Namespace) -> int:
     found = _collected(results, num_jobs=num_jobs, workers=workers, names=names)
     for worker in workers:
         worker.join()
-    return _report(found)
+    return _report(found, readers=readers)
+
+
+def _chunks(readers: Mapping[str, Sequence[str]], *, arguments: argparse.Namespace) -> list[tuple[str, int, int]]:
+    """Return the target, first number and count of each piece of work; every target's first pieces come first."""
+    chunks = []
+    for targets in readers.values():
+        last = arguments.first + math.ceil(arguments.inputs / len(targets))
+        for name in targets:
+            for first in range(arguments.first, last, _CHUNK):
+                chunks.append((name, first, min(_CHUNK, last - first)))
+    return sorted(chunks, key=lambda chunk: chunk[1])
 
 
 def _work(jobs: Any, results: Any) -> None:
@@ -154,21 +173,31 @@ def _keep(fault: Fault) -> None:
     path.write_text(f"{command}\n\n{fault.kind}\n{fault.detail}\n", errors="backslashreplace")
 
 
-def _report(found: dict[str, _Found]) -> int:
-    width = max(map(len, found))
+def _report(found: Mapping[str, _Found], *, readers: Mapping[str, Sequence[str]]) -> int:
+    """Print a table by reader, below each the formats that share it; return 1 if there are faults."""
+    width = max(map(len, (*found, *readers))) + 2
     print(f"\n{'reader':{width}}  {'inputs':>9}  {'ms each':>7}  {'slowest ms':>10}  faults")
-    for name, each in found.items():
-        mean = 1000 * each.seconds / max(each.inputs, 1)
-        line = (
-            f"{name:{width}}  {each.inputs:9,}  {mean:7.2f}  {1000 * each.slowest:10.0f}  {sum(each.faults.values())}"
-        )
-        print(line)
-        for kind, number in each.faults.most_common():
-            print(f"    {number} x {kind}")
+    for reader, targets in readers.items():
+        if len(targets) > 1:
+            print(_line(reader, [found[name] for name in targets], width=width))
+        for name in targets:
+            indent = "  " if len(targets) > 1 else ""
+            print(_line(f"{indent}{name}", [found[name]], width=width))
+            for kind, number in found[name].faults.most_common():
+                print(f"    {number} x {kind}")
+    print(_line("all", list(found.values()), width=width))
     is_faulty = any(each.faults for each in found.values())
     if is_faulty:
         print(f"the first input of each kind of fault is in {_FAULTS}/")
     return int(is_faulty)
+
+
+def _line(name: str, each: Sequence[_Found], *, width: int) -> str:
+    num_inputs = sum(one.inputs for one in each)
+    mean = 1000 * sum(one.seconds for one in each) / max(num_inputs, 1)
+    slowest = 1000 * max(one.slowest for one in each)
+    num_faults = sum(sum(one.faults.values()) for one in each)
+    return f"{name:{width}}  {num_inputs:9,}  {mean:7.2f}  {slowest:10.0f}  {num_faults}"
 
 
 if __name__ == "__main__":

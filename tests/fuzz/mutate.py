@@ -42,7 +42,10 @@ _NUMBERS: Final = (
     *(0.0, -0.0, 0.5, 1.5, 1e-300, 5e-324, 1e15, 1e19, 1e308, -1e308, math.nan, math.inf, -math.inf),
 )
 _OTHERS: Final[Sequence[Any]] = (None, True, False, [], {}, [[]], [None], {"a": {}}, {"": 1}, [1, "a"])
-_MAX_CHANGES: Final = 3
+_VALUES: Final = (*_TEXTS, *_NUMBERS, *_OTHERS)
+"""Any of these in place of a value; copied, as a later change may be of what is in it."""
+_NUM_CHANGES: Final = (1, 1, 1, 2, 3)
+_TEXT_SHARE: Final = 0.08
 _MAX_BYTES: Final = 1 << 20
 _DEEP: Final = 20_000
 
@@ -58,27 +61,29 @@ class Hostile:
     pieces: Sequence[str] = ()
 
 
-def mutated_json(seed: Any, *, random: Random) -> bytes:
-    """Return a tree of JSON with one to three changes, or its text with one."""
-    tree = copy.deepcopy(seed)
-    for _ in range(random.randint(1, _MAX_CHANGES)):
+def mutated_json(seed: bytes, *, random: Random) -> bytes:
+    """Return JSON with one to three changes of its tree, of its text, or of both."""
+    if random.random() < _TEXT_SHARE:
+        return mutated_text(seed, random=random, hostile=JSON)
+    tree = json.loads(seed)
+    for _ in range(random.choice(_NUM_CHANGES)):
         tree = _changed(tree, random=random)
     text = _json_text(tree, random=random)
-    if random.random() < 0.15:
+    if random.random() < _TEXT_SHARE:
         return mutated_text(text.encode(errors="surrogatepass"), random=random, hostile=JSON)
     return text.encode(errors="surrogatepass")
 
 
 def _json_text(tree: Any, *, random: Random) -> str:
-    text = json.dumps(tree, ensure_ascii=random.random() < 0.5, indent=random.choice((None, 2)))
+    text = json.dumps(tree, ensure_ascii=random.random() < 0.5, indent=2 if random.random() < 0.1 else None)
     if random.random() < 0.03 and text.startswith("{"):
         return f'{{"case": 1, "case": 2, {text[1:]}'
     return text
 
 
-def mutated_jsonl(seed: Sequence[Any], *, random: Random) -> bytes:
+def mutated_jsonl(seed: bytes, *, random: Random) -> bytes:
     """Return lines of JSON of which one is changed, is gone, is there twice, or stands elsewhere."""
-    lines = [json.dumps(each).encode() for each in seed]
+    lines = seed.splitlines()
     at = random.randrange(len(lines))
     match random.randrange(8):
         case 0:
@@ -90,7 +95,7 @@ def mutated_jsonl(seed: Sequence[Any], *, random: Random) -> bytes:
         case 3:
             lines = lines[:at]
         case _:
-            lines[at] = mutated_json(seed[at], random=random)
+            lines[at] = mutated_json(lines[at], random=random)
     text = b"\n".join(lines) + b"\n"
     return mutated_text(text, random=random, hostile=JSON) if random.random() < 0.1 else text
 
@@ -117,7 +122,7 @@ def _changed(tree: Any, *, random: Random) -> Any:
         case 6 if isinstance(node[key], list) and node[key]:
             node[key] = (node[key] * random.choice((2, 50)))[:1000]
         case 7:
-            return random.choice(_OTHERS) if random.random() < 0.05 else tree
+            return copy.deepcopy(random.choice(_OTHERS)) if random.random() < 0.05 else tree
         case _:
             node[key] = _value(random, old=node[key])
     return tree
@@ -150,7 +155,7 @@ def _value(random: Random, *, old: Any) -> Any:
         return random.choice((piece, old[:at] + piece + old[at:], old[:at], old.upper(), old * 50))
     if isinstance(old, (int, float)) and not isinstance(old, bool) and kind < 0.6:
         return random.choice((*_NUMBERS, old + 1, old - 1, -old, old * 10, old * 10**6, float(old), str(old)))
-    return random.choice((*_TEXTS, *_NUMBERS, *_OTHERS))
+    return copy.deepcopy(random.choice(_VALUES))
 
 
 JSON: Final = Hostile(pieces=("[" * _DEEP, '{"a":' * _DEEP, "NaN", "-Infinity", "1" * 5000, '"\\ud800"', "\x00", "//"))
@@ -159,7 +164,7 @@ JSON: Final = Hostile(pieces=("[" * _DEEP, '{"a":' * _DEEP, "NaN", "-Infinity", 
 def mutated_text(seed: bytes, *, random: Random, hostile: Hostile) -> bytes:
     """Return text with one to three changes of words, lines or bytes."""
     raw = seed
-    for _ in range(random.randint(1, _MAX_CHANGES)):
+    for _ in range(random.choice(_NUM_CHANGES)):
         raw = random.choice(_CHANGES)(raw, random, hostile)[:_MAX_BYTES]
     return raw
 

@@ -97,6 +97,10 @@ def test_a_file_that_can_t_be_read_is_named(name: str, tmp_path: Path) -> None:
         list(read_lines(tmp_path / name))
 
 
+def test_many_returns_in_a_row_begin_one_picture() -> None:
+    assert texts(b"step 1" + b"\r" * 1000 + b"step 2\n") == ["step 1", "step 2"]
+
+
 def test_lines_of_an_earlier_run_are_marked(tmp_path: Path) -> None:
     found = list(read_lines(written(b"one\ntwo\n", tmp_path=tmp_path), num_old_bytes=4))
 

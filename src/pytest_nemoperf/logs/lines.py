@@ -13,6 +13,7 @@ from typing import Final
 
 from pytest_nemoperf.errors import RecordError
 
+_REDRAWS: Final = re.compile("\r+")
 MAX_LINE_BYTES: Final = 64 << 20
 _UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
 _GZIP: Final = b"\x1f\x8b"
@@ -136,7 +137,7 @@ def lines_of(raw: bytes, *, number: int, is_old: bool = False) -> Iterator[Line]
     text = raw.decode("utf-8", errors="replace").rstrip("\r\n")
     if "\x1b" in text:
         text = _COLOUR.sub(_without_colour, text)
-    pictures = text.split("\r")
+    pictures = _REDRAWS.split(text)
     for at, picture in enumerate(pictures):
         yield Line(
             number=number,
