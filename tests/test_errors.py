@@ -4,7 +4,15 @@ import errno
 
 import pytest
 
-from pytest_nemoperf.errors import LaunchError, NemoPerfError, RevisionError, count_text, in_one_line, os_error_text
+from pytest_nemoperf.errors import (
+    LaunchError,
+    NemoPerfError,
+    RevisionError,
+    count_text,
+    did_you_mean,
+    in_one_line,
+    os_error_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -70,3 +78,14 @@ def test_a_noun_agrees_with_its_number(number: int, noun: str, text: str) -> Non
 )
 def test_an_error_of_the_system_has_its_path_and_what_to_do(error: OSError, text: str) -> None:
     assert os_error_text(error, place="/here") == text
+
+
+def test_thousands_of_known_words_are_not_all_listed() -> None:
+    hint = did_you_mean("x", [f"column {number:05}" for number in range(20_000)])
+
+    assert hint.startswith("known: column 00000, column 00001, ")
+    assert hint.endswith(", column 00499 and 19,500 more")
+
+
+def test_a_word_that_is_known_twice_is_listed_once() -> None:
+    assert did_you_mean("x", ["", "", "loss"]) == "known: , loss"

@@ -20,6 +20,7 @@ _E = TypeVar("_E", bound=StrEnum)
 MACHINE_PREFIX: Final = "meanwhile on this machine: "
 """Begins a line about the machine's state during a failed launch."""
 _MAX_SHOWN_INT: Final = 10**20
+_MAX_KNOWN: Final = 500
 _MAX_COMPARED: Final = 100  # longer words resemble no known one, and comparing takes time
 
 _REMEDIES: Final[Mapping[int, str]] = MappingProxyType(
@@ -175,13 +176,15 @@ def shorten(text: str, *, most: int = 60) -> str:
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """Return a hint after an unknown word: the nearest known words, or all of them."""
-    options = sorted(known)
+    """Return a hint after an unknown word: the nearest known words, or all of them; of thousands, the first ones."""
+    every = set(known)
+    options = sorted(every)[:_MAX_KNOWN]
     text = word if isinstance(word, str) else shown(word)
     near = difflib.get_close_matches(text[:_MAX_COMPARED], options, n=3, cutoff=0.6)
     if near:
         return f"did you mean {' or '.join(near)}?"
-    return f"known: {', '.join(options)}"
+    more = f" and {len(every) - _MAX_KNOWN:,} more" if len(every) > _MAX_KNOWN else ""
+    return f"known: {', '.join(options)}{more}"
 
 
 def count_text(number: int, noun: str) -> str:
