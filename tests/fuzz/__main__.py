@@ -19,7 +19,7 @@ from typing import Any, Final
 from tests.fuzz.campaign import Fault, content_of, opened, set_alarm, try_input, warm_up
 from tests.fuzz.targets import READERS, TARGETS
 
-_CHUNK: Final = 2500
+_CHUNK: Final = 10_000
 _MEMORY_BYTES: Final = 6 << 30
 _HANG_SEC: Final = 60.0
 _FAULTS: Final = Path("fuzz-faults")
