@@ -108,7 +108,7 @@ class MachineError(NemoPerfError, RuntimeError):
 
 
 def os_error_text(error: OSError, *, place: object = "") -> str:
-    """Return an error of the operating system as a phrase: the path, the reason, and what to do.
+    """Return an error of the operating system as a phrase: the path, the reason, and the remedy.
 
     Args:
         error: The error.

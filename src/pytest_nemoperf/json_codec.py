@@ -55,7 +55,7 @@ def to_json(value: object) -> str:
 
 
 def to_printed_json(value: object) -> str:
-    """Return a contract dataclass as to_json does, safe for terminals and for GitHub's log: in ASCII, no command in it."""
+    """Return a contract dataclass as to_json does, in ASCII and without commands of a terminal or of GitHub's log."""
     text = re.sub(r"[^\x00-\x7f]", lambda match: json.dumps(match[0])[1:-1], to_json(value))
     return text.replace("##[", "##\\u005b")
 

@@ -185,7 +185,7 @@ class Launches:
     def _unfinished(
         self, case: PlannedCase, *, launched: _Launched, found: StoredBaseline, error: BaseException
     ) -> MeasuredCase:
-        """Return a case whose next launch failed, or was interrupted, with the runs before it: INVALID."""
+        """Return a case after a launch that failed, or was interrupted, with the runs before it: INVALID."""
         measured = measured_text(measurement_of(case.plan, runs=launched.runs).runs)
         reason = f"{measured} and not judged: run {len(launched.runs) + 1} {_ending(error)}"
         with suppress(NemoPerfError, OSError):  # the disk may be full
