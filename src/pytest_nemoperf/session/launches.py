@@ -118,7 +118,7 @@ class Launches:
             raise
 
     def _measure(self, case: PlannedCase, *, launched: _Launched, found: StoredBaseline) -> MeasuredCase:
-        """Launch a case until its verdict is clear, and compare with the baseline's commit what is not."""
+        """Launch a case until its verdict is clear; an unclear one is compared with the baseline's commit."""
         screened = replace(case, policy=self._confirmer.policy(case.policy, baseline=found.baseline))
         measured = self._until_decided(screened, launched=launched, found=found)
         compared = self._confirmer.compare(measured, case=screened)
