@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from pytest_nemoperf.cli.terminal import write, write_error
-from pytest_nemoperf.errors import NemoPerfError, os_error_text
+from pytest_nemoperf.errors import NO_MEMORY_LEFT, NemoPerfError, os_error_text
 from pytest_nemoperf.visible import readable_text
 
 _USAGE_EXIT = 2
@@ -126,7 +126,7 @@ def _problem_of(error: NemoPerfError | OSError | MemoryError | RecursionError | 
     if isinstance(error, OSError):
         return os_error_text(error)
     if isinstance(error, MemoryError):
-        return "no memory is left; free some, or raise the limit on it (ulimit -v)"
+        return NO_MEMORY_LEFT
     if isinstance(error, RecursionError):
         return "a file or option is nested deeper than Python can follow; give a flatter one"
     if isinstance(error, UnicodeError) and not isinstance(error, NemoPerfError):

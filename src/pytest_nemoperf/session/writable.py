@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -67,6 +68,8 @@ def write_problem(folder: Path) -> str:
             probe.write(b"\0" * _PROBE_BYTES)
             probe.flush()
     except OSError as exc:
+        if exc.errno == errno.ENOENT:  # of /proc and its like, which has no file by that name and makes none
+            return f"{place} takes no files; name another folder"
         text = os_error_text(OSError(exc.errno, exc.strerror, str(place)))
         return text if ";" in text else f"{text}; name a folder that takes files"
     return ""
