@@ -111,7 +111,7 @@ class MachineError(NemoPerfError, RuntimeError):
 
 
 def os_error_text(error: OSError, *, place: object = "") -> str:
-    """Return an error of the operating system as a phrase: the path, the reason, and what to do.
+    """Return an error of the operating system as a phrase: path, reason and remedy.
 
     Args:
         error: The error.

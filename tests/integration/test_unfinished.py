@@ -184,9 +184,9 @@ def test_a_folder_that_takes_no_file_is_told_before_anything_is_launched(
     assert not (project.root / ".nemoperf" / "runs").exists()
 
 
-@pytest.mark.parametrize("option", ["--perf-output", "--perf-baselines"])
+@pytest.mark.parametrize("option", ["--perf-output", "--perf-baselines", "--perf-replay"])
 def test_a_folder_whose_name_no_disk_takes_is_told_in_words(project: Project, option: str) -> None:
-    message = usage_error(project.run("--update-baselines", f"{option}={'n' * 300}"))
+    message = usage_error(project.run(f"{option}={'n' * 300}"))
 
     assert f"{option}=n" in message
     assert "nnn: File name too long; choose shorter names" in message

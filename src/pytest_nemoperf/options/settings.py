@@ -300,7 +300,7 @@ def _replay_dir(config: pytest.Config) -> Path | None:
     text: str | None = config.option.perf_replay
     if text is None:
         return None
-    path: Path = config.invocation_params.dir / text
+    path = _looked_up(config.invocation_params.dir / text, named=f"--perf-replay={text}")
     if not any(path.glob(f"*/{CASE_FILE}")):
         raise usage_error(
             f"--perf-replay={text}: holds no <case>/{CASE_FILE}; give a session's folder, as .nemoperf/runs/<session>"
@@ -402,7 +402,7 @@ def _baselines_dir(config: pytest.Config) -> Path:
     named = f"the folder of baselines {DEFAULT_FOLDER}"
     if text:
         named = f"{subject}={text}"
-    path = _directory(config, text or DEFAULT_FOLDER, named=named)
+    path = _looked_up(config.rootpath / (text or DEFAULT_FOLDER), named=named)
     if path.exists() and not path.is_dir():
         raise usage_error(f"{named}: {path} is a file; give the folder that holds <system>/<case>.json")
     if path.exists() and not os.access(path, os.R_OK | os.X_OK):
@@ -423,19 +423,18 @@ def _output_dir(config: pytest.Config) -> Path:
     Raises:
         pytest.UsageError: If there is something else of that name.
     """
-    path = _directory(config, config.option.perf_output, named=f"--perf-output={config.option.perf_output}")
+    path = _looked_up(config.rootpath / config.option.perf_output, named=f"--perf-output={config.option.perf_output}")
     if path.exists() and not path.is_dir():
         raise usage_error(f"--perf-output={config.option.perf_output}: {path} is a file; give a folder")
     return path
 
 
-def _directory(config: pytest.Config, text: str, *, named: str) -> Path:
-    """Return a folder's path, there or not.
+def _looked_up(path: Path, *, named: str) -> Path:
+    """Return the path of a folder, there or not.
 
     Raises:
         pytest.UsageError: If the system can't look it up: its name is too long, or it is in a closed folder.
     """
-    path = config.rootpath / text
     try:
         path.exists()
     except OSError as exc:

@@ -58,7 +58,7 @@ class PerfPlugin:
         self._orderly_end = OrderlyEnd()
 
     def pytest_sessionstart(self) -> None:
-        """End in order on a scheduler's signal from now on: what was measured is reported, as after Ctrl-C."""
+        """End in order on a scheduler's signal from now on, with everything measured reported, as after Ctrl-C."""
         if self.session.settings.measure_into is None:
             self._orderly_end.begin()
             self._config.add_cleanup(self._orderly_end.close)

@@ -114,7 +114,7 @@ class Launches:
             raise
 
     def _measure(self, case: PlannedCase, *, launched: _Launched, found: StoredBaseline) -> MeasuredCase:
-        """Launch a case until its verdict is clear, and compare with the baseline's commit what is not."""
+        """Launch a case until its verdict is clear, and compare an unclear one with the baseline's commit."""
         screened = replace(case, policy=self._confirmer.policy(case.policy, baseline=found.baseline))
         measured = self._until_decided(screened, launched=launched, found=found)
         compared = self._confirmer.compare(measured, case=screened)
@@ -181,7 +181,7 @@ class Launches:
     def _unfinished(
         self, case: PlannedCase, *, launched: _Launched, found: StoredBaseline, error: BaseException
     ) -> MeasuredCase:
-        """Return a case whose next launch failed, or was interrupted, with the runs before it: INVALID."""
+        """Return the runs before a launch that failed, or was interrupted, as an INVALID case."""
         runs = measurement_of(case.plan, runs=launched.runs).runs
         reason = not_judged_text(runs, reason=f"run {len(runs) + 1} {ending_text(error)}")
         with suppress(NemoPerfError, OSError):  # the disk may be full

@@ -580,7 +580,7 @@ class PerfSession:
 
 
 def _error_text(error: NemoPerfError | OSError | MemoryError, *, place: Path) -> str:
-    """Return an error as a phrase, with what to do; place is for errors of the system that name no path."""
+    """Return an error as a phrase, with a remedy; place is for errors of the system that name no path."""
     if isinstance(error, OSError):
         return os_error_text(error, place=place)
     if isinstance(error, MemoryError):

@@ -1,4 +1,4 @@
-"""Signals that end a session in order, with what it has measured reported, in place of ending its process at once."""
+"""Signals that end a session in order, with its measurements reported, in place of ending its process at once."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def _folders(config: pytest.Config, *, settings: Settings) -> Iterator[tuple[str
 
 
 def write_problem(folder: Path) -> str:
-    """Return the reason why a folder, made where it is missing, takes no file; empty if it takes one.
+    """Return the reason why a folder, there or still to be made, takes no file; empty if it takes one.
 
     The file has no name, or loses it at once, so that nothing stays even of a killed session; missing folders are not
     made.
