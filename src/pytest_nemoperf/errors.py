@@ -20,8 +20,6 @@ _E = TypeVar("_E", bound=StrEnum)
 MACHINE_PREFIX: Final = "meanwhile on this machine: "
 """Begins a line about the machine's state during a failed launch."""
 NO_MEMORY_LEFT: Final = "no memory is left; free some, or raise the limit on it (ulimit -v)"
-_MAX_SHOWN: Final = 60
-_MAX_LINE: Final = 300
 _MAX_SHOWN_INT: Final = 10**20
 _MAX_COMPARED: Final = 100  # longer words resemble no known one, and comparing takes time
 
@@ -129,7 +127,7 @@ def error_line(error: BaseException) -> str:
     """Return any error as one line: its type, and the first line of its text if there is one."""
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    return f"{text[:_MAX_LINE]} ..." if len(text) > _MAX_LINE else text
+    return shorten(text, most=300)
 
 
 def in_one_line(error: NemoPerfError) -> str:
@@ -176,7 +174,12 @@ def shown(value: object) -> str:
         text = repr(value)
     except ValueError:  # such a number somewhere inside
         text = f"a {type(value).__name__}"
-    return f"{text[:_MAX_SHOWN]} ..." if len(text) > _MAX_SHOWN else text
+    return shorten(text)
+
+
+def shorten(text: str, *, most: int = 60) -> str:
+    """Return a text, or its beginning and dots if it has more than ``most`` characters."""
+    return f"{text[:most]} ..." if len(text) > most else text
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:

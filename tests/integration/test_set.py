@@ -128,3 +128,14 @@ def test_without_perf_tests_there_is_nothing_to_change(project: Project) -> None
     result = project.pytester.runpytest_inprocess("--perf-set=tp=2")
 
     assert "--perf-set needs perf tests to apply to: add -m perf" in usage_error(result)
+
+
+def test_a_trial_says_that_what_its_reasons_recommend_to_store_needs_another_session(project: Project) -> None:
+    project.run("--perf-set=mbs=2", "--perf-tolerance=0.5")
+
+    project.run("--perf-set=mbs=2", "--perf-tolerance=0.5")
+
+    reasons = project.case()["verdict"]["reasons"]
+    assert "--update-baselines" in " ".join(reasons[:-1])
+    assert reasons[-1] == "--update-baselines is for a session without --perf-set, which stores no baseline"
+    assert "unstored_by" not in str(project.case())

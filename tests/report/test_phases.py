@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_nemoperf.measure.measurement import Run
-from pytest_nemoperf.report.phases import _GAP, compare_phases, loss_sentence
+from pytest_nemoperf.report.console import to_text
+from pytest_nemoperf.report.phases import _GAP, compare_phases, loss_sentence, phase_table
 from pytest_nemoperf.report.terminal.spread import compare_spread
 from tests.builders import make_run
 from tests.report.builders import make_call_run, make_phased_run
@@ -145,3 +146,20 @@ def test_a_sentence_names_a_phase_whenever_the_step_changed(now: list[Run], base
 
     assert table is not None
     assert (" ms (" in loss_sentence(table)) is (table.step.share_pct is not None)
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_long_phase_name_loses_its_middle_and_no_row_is_folded(width: int) -> None:
+    phase = "exposed_generation_of_" + "rollouts_" * 8 + "tail"
+    then = replace(make_run(), phases={phase: 0.08, "training": 0.02})
+    now = replace(make_run(), phases={phase: 0.06, "training": 0.04})
+    compared = compare_phases([now], baseline=[then])
+    assert compared is not None
+
+    lines = to_text([phase_table(compared, sides=("baseline", "now"), has_shares=True)], width=width, color=False)
+
+    head, first, second, last = lines.splitlines()
+    assert max(map(len, lines.splitlines())) <= width
+    assert "exposed_gen" in first + second
+    assert "..." in first + second
+    assert [line.split()[0] for line in (head, last)] == ["phase", "step"]

@@ -18,7 +18,7 @@ def store_run(run_dir: Path, *, plan: Plan, step_time_sec: float = 0.1, **change
     """Write the files of a run of the native engine."""
     run_dir.mkdir(parents=True)
     (run_dir / "plan.json").write_text(to_json(plan))
-    records = make_records(plan, step_time_sec=step_time_sec, **changes)
+    records = make_records(plan, step_time_sec=step_time_sec, **{"rank_times_sec": (), **changes})
     (run_dir / "steps.jsonl").write_text("".join(map(to_json_line, records)))
     result = RunResult(num_ranks=plan.layout.total_gpus, num_steps=plan.total_steps, device_name="cpu")
     (run_dir / "result.json").write_text(to_json(result))

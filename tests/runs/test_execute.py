@@ -239,7 +239,7 @@ def test_a_failing_command_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("polls", "finished"),
-    [([], "no step was finished"), ([append("progress.jsonl", step_line(3))], "4 of 8 steps were finished")],
+    [([], "no step finished"), ([append("progress.jsonl", step_line(3))], "4 of 8 steps finished")],
 )
 def test_a_time_out_names_the_finished_steps_and_the_option_to_raise(
     polls: list[Callable[[Path], object]], finished: str, tmp_path: Path

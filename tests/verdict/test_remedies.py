@@ -101,15 +101,3 @@ def test_what_few_launches_leave_undecided_more_may_decide() -> None:
     assert "undecided after 2 of 2 launches: " in few
     assert "; judge by up to 5 launches (--perf-max-runs=5)" in few
     assert "--perf-" not in given
-
-
-@pytest.mark.parametrize(("rates", "policy"), [((985.0, 985.0), NOISY), ((985.0, 985.0), DAYS)])
-def test_where_nothing_is_stored_storing_is_of_another_session(rates: tuple[float, ...], policy: VerdictPolicy) -> None:
-    measurement = make_measurement(rates)
-    policy = replace(policy, unstored_by="--perf-set")
-
-    verdict = judge(measurement, baseline=OLD, machine=MACHINE, policy=policy)
-
-    text = "; ".join(verdict.reasons)
-    assert "--update-baselines" in text
-    assert " in a session without --perf-set" in text

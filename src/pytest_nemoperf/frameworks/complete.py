@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.errors import RecipeError, count_text
 from pytest_nemoperf.frameworks.configs.config_values import ConfigReader, ConfigValues, shown_config
 from pytest_nemoperf.frameworks.protocol import Framework, OptionTaker
 from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
@@ -176,8 +176,8 @@ def _layouts(recipe: Recipe, *, values: ConfigValues, system: System, subject: s
         layout = _layout(values, gpus=given.gpus, subject=subject)
         if layout != given:
             raise RecipeError(
-                f"{subject} makes the layout {layout.label} of {given.gpus} ranks, and the recipe's for {name} is "
-                f"{given.label}; leave layouts out and give gpus={{{name!r}: {given.total_gpus}}}"
+                f"{subject} makes the layout {layout.label} of {count_text(given.gpus, 'rank')}, and the recipe's for "
+                f"{name} is {given.label}; leave layouts out and give gpus={{{name!r}: {given.total_gpus}}}"
             )
         layouts[name] = layout
     gpus = dict(recipe.gpus)
@@ -186,14 +186,14 @@ def _layouts(recipe: Recipe, *, values: ConfigValues, system: System, subject: s
     for name, count in gpus.items():
         if values.gpus is not None and count != _total_gpus(values):
             raise RecipeError(
-                f"{subject} runs on {_total_gpus(values)} ranks, and the recipe says gpus={{{name!r}: {count}}}; leave "
-                "gpus out, or change the file's by framework_options"
+                f"{subject} runs on {count_text(_total_gpus(values), 'rank')}, and the recipe says "
+                f"gpus={{{name!r}: {count}}}; leave gpus out, or change the file's by framework_options"
             )
         apart = _gpus_apart(values)
         if count <= apart:
             raise RecipeError(
-                f"{subject} generates on {apart} ranks apart, which leaves none of {count} to training; give gpus more "
-                "than these, or change the file's ranks by framework_options"
+                f"{subject} generates on {count_text(apart, 'rank')} apart, which leaves none of {count} to training; "
+                "give gpus more than these, or change the file's ranks by framework_options"
             )
         layouts[name] = _layout(values, gpus=count - apart, subject=subject)
     return layouts

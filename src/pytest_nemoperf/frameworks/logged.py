@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.errors import RecordError, count_text
 from pytest_nemoperf.flops.conventions import find_convention
 from pytest_nemoperf.flops.count import num_flops_per_token
 from pytest_nemoperf.frameworks.launch import noted_environment, noted_launch
@@ -135,15 +135,15 @@ def _check_steps(reading: LogReading, *, plan: Plan, files: Sequence[Path], how:
     found = len(reading.records)
     if found < plan.total_steps:
         raise RecordError(
-            f"{subject} has {found} of the plan's {plan.total_steps} steps ({plan.warmup_steps} warm-up and "
-            f"{plan.steps} measured), the first is its step {reading.first_step}; let the program run as many, e.g. by "
-            f"{{total_steps}} in command{notes}"
+            f"{subject} has {found} of the plan's {count_text(plan.total_steps, 'step')} ({plan.warmup_steps} "
+            f"warm-up and {plan.steps} measured), the first is its step {reading.first_step}; let the program run "
+            f"as many, e.g. by {{total_steps}} in command{notes}"
         )
     if found > plan.total_steps:
         raise RecordError(
-            f"{subject} has {found} steps and the plan only {plan.total_steps} ({plan.warmup_steps} warm-up and "
-            f"{plan.steps} measured); give the recipe steps={found - plan.warmup_steps}, or let the program run as "
-            f"many as planned, e.g. by {{total_steps}} in command{notes}"
+            f"{subject} has {count_text(found, 'step')} and the plan only {plan.total_steps} ({plan.warmup_steps} "
+            f"warm-up and {plan.steps} measured); give the recipe steps={found - plan.warmup_steps}, or let the "
+            f"program run as many as planned, e.g. by {{total_steps}} in command{notes}"
         )
 
 

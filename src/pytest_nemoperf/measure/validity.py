@@ -34,7 +34,7 @@ def record_problems(expected: ExpectedRecords, *, records: Sequence[StepRecord])
             if value is not None and not math.isfinite(value):
                 bad.append(record.step)
         if bad:
-            problems.append(f"{name} is not finite at step {bad[0]} ({len(bad)} of {len(records)} steps)")
+            problems.append(f"{name} is not finite at step {bad[0]} ({len(bad)} of {count_text(len(records), 'step')})")
     measured = measured_steps(records, warmup_steps=expected.warmup_steps)
     problems += _rank_problems(expected, records=records)
     problems += _token_problems(expected, measured=measured)

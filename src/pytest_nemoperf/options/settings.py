@@ -337,8 +337,8 @@ def _policy(config: pytest.Config, *, system: System) -> VerdictPolicy:
     if text:
         policy = replace(policy, max_runs=parse_count(text, subject=subject))
     option = config.option
-    if option.perf_set:
-        policy = replace(policy, unstored_by="--perf-set")
+    if option.perf_replay:
+        policy = replace(policy, has_given_runs=True)
     layers = (
         ("ini ", "_", config.getini("perf_tolerance"), config.getini("perf_find")),
         ("--", "-", option.perf_tolerance, option.perf_find),

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from pytest_nemoperf.report.cells import INJECTION_MEANING, injection_text
+from pytest_nemoperf.report.cells import INJECTION_MEANING, injection_text, shorten_middle
 from pytest_nemoperf.verdict.comparison import VerdictKind
 from pytest_nemoperf.visible import visible_text
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.measure import Measurement
     from rich.segment import Segment
     from rich.table import Table
     from rich.text import Text
@@ -132,8 +133,42 @@ def whole_lines(spans: Sequence[tuple[str, str]]) -> Text:
     return text
 
 
+def fitted(text: str, *, width: int) -> str:
+    """Return text in at most width columns of the terminal, of which some characters take two."""
+    from rich.cells import cell_len  # noqa: PLC0415 (slow to import)
+
+    shown = text
+    kept = min(len(text), width)
+    while cell_len(shown) > width:
+        shown = shorten_middle(text, width=kept)
+        kept -= 1
+    return shown
+
+
+class _NameCell:
+    """A name in a table: on one line, without its middle where the column is too narrow for it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        yield styled(fitted(self._name, width=options.max_width))
+
+    def __rich_measure__(self, _console: Console, options: ConsoleOptions) -> Measurement:
+        from rich.cells import cell_len  # noqa: PLC0415 (slow to import)
+        from rich.measure import Measurement  # noqa: PLC0415 (slow to import)
+
+        width = min(cell_len(self._name), options.max_width)
+        return Measurement(width, width)
+
+
+def add_figures(table: Table, name: str, *figures: RenderableType, style: str = "") -> None:
+    """Add a row to a table of figures; a name that is too long for it loses its middle, and is not folded."""
+    table.add_row(_NameCell(name), *figures, style=style)
+
+
 def figures_table(headings: Sequence[str]) -> Table:
-    """Return an empty table: names to the left, figures to the right, no rules."""
+    """Return an empty table: names to the left, figures to the right, no rules; see add_figures."""
     from rich.table import Table  # noqa: PLC0415 (slow to import)
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=QUIET)

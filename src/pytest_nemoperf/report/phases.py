@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_nemoperf.measure.figures import figure_over_runs, phases_over_runs
 from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.records.metrics import STEP_TIME_SEC
-from pytest_nemoperf.report.console import QUIET, figures_table, indented
+from pytest_nemoperf.report.console import QUIET, add_figures, figures_table, indented
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -122,8 +122,8 @@ def phase_table(compared: PhaseTable, *, sides: tuple[str, str], has_shares: boo
     table = figures_table(headings)
     for row in compared.rows:
         style = QUIET if row.phase == _GAP else ""
-        table.add_row(*_cells(row, decimals=compared.decimals)[: len(headings)], style=style)
-    table.add_row(*_cells(compared.step, decimals=compared.decimals)[: len(headings)], style="bold")
+        add_figures(table, *_cells(row, decimals=compared.decimals)[: len(headings)], style=style)
+    add_figures(table, *_cells(compared.step, decimals=compared.decimals)[: len(headings)], style="bold")
     return indented(table)
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from pytest_nemoperf.errors import MACHINE_PREFIX, LaunchError, RecordError, TurnError, os_error_text
+from pytest_nemoperf.errors import MACHINE_PREFIX, LaunchError, RecordError, TurnError, count_text, os_error_text
 from pytest_nemoperf.frameworks.logged import tail_of_log
 from pytest_nemoperf.frameworks.protocol import Framework
 from pytest_nemoperf.json_codec import from_json, read_data, to_json, to_printed_json
@@ -240,9 +240,9 @@ def _describe(plan: Plan, *, result: LaunchResult, run_dir: Path, num_finished: 
 
 
 def _describe_end(plan: Plan, *, result: LaunchResult, run_dir: Path, num_finished: int) -> str:
-    finished = "no step was finished"
+    finished = "no step finished"
     if num_finished:
-        finished = f"{num_finished} of {plan.total_steps} steps were finished"
+        finished = f"{num_finished} of {count_text(plan.total_steps, 'step')} finished"
     if result.failures:
         text = _describe_failure(plan, first=result.failures[0], result=result, run_dir=run_dir)
         if result.status is LaunchStatus.TIMED_OUT:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pytest_nemoperf.baselines.baseline import find_mismatches, from_measurement
 from pytest_nemoperf.errors import count_text
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_nemoperf.verdict.judge import Verdict
 
 _MAX_DIFFERENCES = 3
+_STORING: Final = "--update-baselines"
 
 
 def judge_case(case: MeasuredCase, *, context: Context, framework: Framework | None = None) -> CaseReport:
@@ -37,7 +38,8 @@ def judge_case(case: MeasuredCase, *, context: Context, framework: Framework | N
         BaselineError: If a stored baseline can't be trusted.
     """
     verdict = _verdict_on(case, context=context)
-    verdict = replace(verdict, reasons=(*verdict.reasons, *_version_notes(case, framework=framework)))
+    notes = [*_version_notes(case, framework=framework), *_trial_notes(verdict, settings=context.settings)]
+    verdict = replace(verdict, reasons=(*verdict.reasons, *notes))
     outcome = _store_outcome(case, verdict=verdict, context=context)
     waiver = case.mark.waiver
     if case.ab or context.settings.against == "published":
@@ -102,6 +104,13 @@ def _version_notes(case: MeasuredCase, *, framework: Framework | None) -> list[s
     version = seen.get(framework.requirement.distribution, "")
     note = untested_version(framework.requirement, framework=framework.name, version=version)
     return [] if note is None else [note]
+
+
+def _trial_notes(verdict: Verdict, *, settings: Settings) -> list[str]:
+    """Return a note on an option that the reasons recommend and a trial, a session with ``--perf-set``, refuses."""
+    if not settings.changes or not any(_STORING in reason for reason in verdict.reasons):
+        return []
+    return [f"{_STORING} is for a session without --perf-set, which stores no baseline"]
 
 
 def _stand_in_notes(case: MeasuredCase, *, context: Context) -> list[str]:

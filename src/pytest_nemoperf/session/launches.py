@@ -214,7 +214,7 @@ class Launches:
             system=case.plan.system,
             machine=context.machine,
             provenance=context.provenance,
-            terms=replace(case.policy, confirming_rounds=0, confirms_anchor=False, unstored_by=""),
+            terms=replace(case.policy, confirming_rounds=0, confirms_anchor=False),
             fail_on=tuple(sorted(context.settings.fail_on)),
             runs=tuple(launched.folders),
             unreadable=launched.failure,

@@ -17,7 +17,7 @@ from nemo_automodel.components.optim.optimizer import AdamWConfig
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from pytest_nemoperf.errors import LaunchError
+from pytest_nemoperf.errors import LaunchError, count_text
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.models.weights import Weight, model_weights
 from pytest_nemoperf.native.parallel.initialize import draw_whole
@@ -119,8 +119,8 @@ def fill_weights(parts: Sequence[nn.Module], *, plan: Plan) -> None:
         left.discard(name)
     if left:
         raise LaunchError(
-            f"{plan.case}: NeMo Automodel's model has {len(left)} parameters that {plan.model.name} has no weights "
-            f"for, {min(left)} among them; use a version that was tested"
+            f"{plan.case}: NeMo Automodel's model has {count_text(len(left), 'parameter')} that "
+            f"{plan.model.name} has no weights for, {min(left)} among them; use a version that was tested"
         )
 
 

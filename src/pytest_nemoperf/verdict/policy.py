@@ -45,8 +45,7 @@ class VerdictPolicy:
         min_runs: Launches that must agree on a change: 1 for what is measured once a session.
         confirming_rounds: Rounds side by side that may decide on what a stored baseline does not pass; 0 for none.
         confirms_anchor: They may do so beside the anchor's commit, too.
-        has_given_runs: The runs are given to a command, as logs or folders, which launches none.
-        unstored_by: Option of the session with which no baseline is stored, e.g. ``--perf-set``; empty for none.
+        has_given_runs: The runs are given, as logs or folders: to a command, or to a replay, which launches none.
         has_published_value: The baseline is one value of a published page: no further run of it can be made.
 
     Raises:
@@ -66,7 +65,6 @@ class VerdictPolicy:
     confirming_rounds: int = 0
     confirms_anchor: bool = False
     has_given_runs: bool = False
-    unstored_by: str = ""
     has_published_value: bool = False
 
     def __post_init__(self) -> None:

@@ -1,8 +1,8 @@
-"""Options that the texts of a verdict recommend: of a pytest session, or of a command that is given runs. Pure."""
+"""Options that the texts of a verdict recommend: of a session, or of a command that is given runs. Pure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -60,12 +60,4 @@ def remedies_of(policy: VerdictPolicy) -> Remedies:
     """Return the phrases for the runs that a policy is for."""
     if policy.has_given_runs:
         return _GIVEN_RUNS
-    if not policy.unstored_by:
-        return _SESSION
-    elsewhere = f" in a session without {policy.unstored_by}"
-    return replace(
-        _SESSION,
-        more_runs=_SESSION.more_runs + elsewhere,
-        other_days=_SESSION.other_days + elsewhere,
-        anchor=_SESSION.anchor + elsewhere,
-    )
+    return _SESSION

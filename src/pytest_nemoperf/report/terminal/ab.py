@@ -13,6 +13,7 @@ from pytest_nemoperf.records.metrics import METRICS, TFLOPS_PER_SEC_PER_GPU
 from pytest_nemoperf.report.cells import change_text, elapsed_text, injected_mark, signed_percent, terms_text
 from pytest_nemoperf.report.console import (
     ALARM,
+    add_figures,
     figures_table,
     headline,
     indented,
@@ -157,7 +158,8 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> RenderableType:
         metric = METRICS[comparison.metric]
         if metric is TFLOPS_PER_SEC_PER_GPU:  # as tokens/s, by the FLOPs of a token
             continue
-        table.add_row(
+        add_figures(
+            table,
             metric.label,
             metric.format(comparison.baseline),
             metric.format(comparison.now),

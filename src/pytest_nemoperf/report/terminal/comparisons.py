@@ -9,6 +9,7 @@ from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.records.metrics import METRICS, TOKENS_PER_SEC_PER_GPU, Metric, format_number
 from pytest_nemoperf.report.cells import allowed_text, comparison_word, metric_text, shorten_middle, signed_percent
 from pytest_nemoperf.report.console import (
+    add_figures,
     column_widths,
     figures_table,
     indented,
@@ -49,7 +50,7 @@ def comparison_parts(comparisons: Sequence[Comparison], *, width: int) -> Iterat
     table = figures_table(rows[0][:-1])
     table.add_column("verdict")
     for row, each in zip(rows[1:], ordered, strict=True):
-        table.add_row(*row[:-1], _verdict_cell(each))
+        add_figures(table, *row[:-1], _verdict_cell(each))
     yield indented(table)
 
 
@@ -71,7 +72,7 @@ def resolution_parts(comparisons: Sequence[Comparison], *, width: int) -> Iterat
             rows.append([_label(each, is_below=True), *noise_cells(each)[1:]])
     table = figures_table(rows[0])
     for row in rows[1:]:
-        table.add_row(*row)
+        add_figures(table, *row)
     yield indented(table)
 
 

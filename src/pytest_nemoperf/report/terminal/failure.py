@@ -12,6 +12,7 @@ from pytest_nemoperf.report.cells import commit_text, figures_text, injected_mar
 from pytest_nemoperf.report.console import (
     ALARM,
     QUIET,
+    add_figures,
     figures_table,
     headline,
     indented,
@@ -131,7 +132,7 @@ def _rollouts(report: CaseReport, *, baseline: DecidingBaseline) -> Iterator[Ren
     yield section("generation and training (shown, not judged)")
     table = figures_table(("figure", baseline.word, "now", "delta"))
     for row in rows:
-        table.add_row(*row)
+        add_figures(table, *row)
     yield indented(table)
 
 
@@ -142,7 +143,7 @@ def _spread(report: CaseReport, *, baseline: DecidingBaseline) -> Iterator[Rende
     yield section(f"spread ({count_text(len(runs), 'run')} now, {len(baseline.runs):,} in the {baseline.word})")
     table = figures_table(("times apart", baseline.word, "now"))
     for row in compare_spread(runs, baseline=baseline.runs):
-        table.add_row(*row)
+        add_figures(table, *row)
     yield indented(table)
     for name, then_steps, now_steps in unusual_steps(runs, baseline=baseline.runs):
         yield indented(f"steps {name}: {now_steps} now, {then_steps} in the {baseline.word}")

@@ -11,7 +11,7 @@ from pytest_nemoperf.records.metrics import format_time
 from pytest_nemoperf.records.profile import OUTSIDE, CaseProfile, Operator, OperatorChange, Profile, compare_operators
 from pytest_nemoperf.records.provenance import Provenance
 from pytest_nemoperf.report.cells import commit_text
-from pytest_nemoperf.report.console import QUIET, figures_table, indented, section, unfolded
+from pytest_nemoperf.report.console import QUIET, add_figures, figures_table, indented, section, unfolded
 from pytest_nemoperf.report.phases import decimals_of, milliseconds_cells
 from pytest_nemoperf.report.terminal.commands import command_lines
 
@@ -156,8 +156,8 @@ def _compared(now: Profile, *, then: Profile) -> Iterator[RenderableType]:
     *rows, total = _operator_rows(changes, decimals=decimals)
     for row in rows:
         style = "" if row.calls_now else QUIET
-        table.add_row(*_cells(row, decimals=decimals), style=style)
-    table.add_row(*_cells(total, decimals=decimals), style="bold")
+        add_figures(table, *_cells(row, decimals=decimals), style=style)
+    add_figures(table, *_cells(total, decimals=decimals), style="bold")
     yield indented(table)
     yield indented(_meaning(now))
 
@@ -168,10 +168,12 @@ def _taken_table(now: Profile) -> RenderableType:
     decimals = decimals_of(now.step_time_sec * _MS_PER_SEC)
     table = figures_table(("operator", "calls a step", "ms a step"))
     for name, operator in largest[:_MAX_ROWS]:
-        table.add_row(name, _calls(operator), f"{_ms(operator):,.{decimals}f}")
+        add_figures(table, name, _calls(operator), f"{_ms(operator):,.{decimals}f}")
     others = sum(_ms(operator) for _, operator in largest[_MAX_ROWS:])
     if others:
-        table.add_row(f"({count_text(len(largest) - _MAX_ROWS, 'other')})", "", f"{others:,.{decimals}f}", style=QUIET)
+        add_figures(
+            table, f"({count_text(len(largest) - _MAX_ROWS, 'other')})", "", f"{others:,.{decimals}f}", style=QUIET
+        )
     return table
 
 

@@ -6,8 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.errors import count_text
-from pytest_nemoperf.report.cells import shorten_middle
-from pytest_nemoperf.report.console import QUIET, heading, indented, section, styled, to_text, whole_lines
+from pytest_nemoperf.report.console import QUIET, fitted, heading, indented, section, styled, to_text, whole_lines
 from pytest_nemoperf.report.row_columns import COLUMNS, Column
 from pytest_nemoperf.results.row import Row, RowKind
 from pytest_nemoperf.visible import plain_text
@@ -68,7 +67,7 @@ def table_parts(
         texts = []
         for at, cell in enumerate(row):
             text = plain_text(cell)
-            texts.append((text if at in whole else _shortened(text, width=max(width - _INDENT, 0))) or _NONE)
+            texts.append((text if at in whole else fitted(text, width=max(width - _INDENT, 0))) or _NONE)
         safe.append(texts)
     blocks = []
     for group in _line_groups(safe, width=width):
@@ -102,18 +101,6 @@ def _line_groups(cells: Sequence[Sequence[str]], *, width: int) -> list[list[int
         used += needed + (len(_GAP) if groups[-1] else 0)
         groups[-1].append(at)
     return groups
-
-
-def _shortened(text: str, *, width: int) -> str:
-    """Return text in at most width columns of the terminal, of which some characters take two."""
-    from rich.cells import cell_len  # noqa: PLC0415 (slow to import)
-
-    shown = text
-    kept = min(len(text), width)
-    while cell_len(shown) > width:
-        shown = shorten_middle(text, width=kept)
-        kept -= 1
-    return shown
 
 
 def _aligned(cells: Sequence[Sequence[str]], *, are_text: Sequence[bool]) -> list[str]:
