@@ -19,7 +19,6 @@ _E = TypeVar("_E", bound=StrEnum)
 
 MACHINE_PREFIX: Final = "meanwhile on this machine: "
 """Begins a line about the machine's state during a failed launch."""
-_MAX_SHOWN: Final = 60
 _MAX_SHOWN_INT: Final = 10**20
 _MAX_COMPARED: Final = 100  # longer words resemble no known one, and comparing takes time
 
@@ -167,7 +166,12 @@ def shown(value: object) -> str:
         text = repr(value)
     except ValueError:  # such a number somewhere inside
         text = f"a {type(value).__name__}"
-    return f"{text[:_MAX_SHOWN]} ..." if len(text) > _MAX_SHOWN else text
+    return shorten(text)
+
+
+def shorten(text: str, *, most: int = 60) -> str:
+    """Return a text, or its beginning and dots if it has more than ``most`` characters."""
+    return f"{text[:most]} ..." if len(text) > most else text
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:

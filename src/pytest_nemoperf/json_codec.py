@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from pytest_nemoperf.errors import NemoPerfError, RecipeError, RecordError
+from pytest_nemoperf.errors import NemoPerfError, RecipeError, RecordError, shorten, shown
 from pytest_nemoperf.json_faults import explain, json_text, non_finite
 from pytest_nemoperf.visible import UNDECODED, decoded, readable_text
 
@@ -27,7 +27,6 @@ _MIN_INT = -(2**63)
 _MAX_INT = 2**64 - 1  # the largest integer that other readers of JSON accept
 _MAX_DIGITS = len(str(_MAX_INT))
 _SAFE_DIGITS = _MAX_DIGITS - 1
-_MAX_SHOWN = 60
 _OPENED = ("/dev/fd/", "/dev/stdin", "/proc/")
 """Beginnings of paths that a shell gives to what it has opened."""
 _OPENING = b"[{"
@@ -115,7 +114,7 @@ def plain_mapping(value: object, *, subject: str) -> dict[str, Any]:
         RecipeError: If a part of it has no such form; the message names its key.
     """
     if not isinstance(value, Mapping):
-        raise RecipeError(f"{subject}={_shown(value)} must be a mapping of plain data")
+        raise RecipeError(f"{subject}={shown(value)} must be a mapping of plain data")
     return _plain_mapping(value, subject=subject, depth=1)
 
 
@@ -123,7 +122,7 @@ def _plain_mapping(value: Mapping[Any, Any], *, subject: str, depth: int) -> dic
     plain = {}
     for key, each in value.items():
         if type(key) is not str:
-            raise RecipeError(f"{subject}: key {_shown(key)} must be a text, the only kind of key that JSON knows")
+            raise RecipeError(f"{subject}: key {shown(key)} must be a text, the only kind of key that JSON knows")
         name = readable_text(key)
         _check_text(name, subject=f"{subject}: key {key!r}")
         plain[name] = _plain(each, subject=f"{subject}[{key!r}]", depth=depth)
@@ -160,7 +159,7 @@ def _check_scalar(value: object, *, subject: str) -> None:
     elif value is not None and type(value) is not bool:
         kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
         raise RecipeError(
-            f"{subject}={_shown(value)} is of type {kind}, which JSON has no form for; give a text, a number of "
+            f"{subject}={shown(value)} is of type {kind}, which JSON has no form for; give a text, a number of "
             "Python's own, True, False, None, or lists and dicts of these"
         )
 
@@ -170,14 +169,6 @@ def _check_text(text: str, *, subject: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise RecipeError(f"{subject}: {text!r} holds half a character, which no file can; leave it out") from None
-
-
-def _shown(value: object) -> str:
-    return _shorten(repr(value))
-
-
-def _shorten(text: str) -> str:
-    return f"{text[:_MAX_SHOWN]} ..." if len(text) > _MAX_SHOWN else text
 
 
 def read_file(path: Path, *, error: type[NemoPerfError] = RecordError, unreadable_hint: str = "") -> bytes:
@@ -192,12 +183,13 @@ def read_file(path: Path, *, error: type[NemoPerfError] = RecordError, unreadabl
         NemoPerfError: Of the given type, with the path, if it can't be read, is none, or is too large.
     """
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
         is_opened = path.as_posix().startswith(_OPENED)
-        if not is_opened and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        if not is_opened and not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
             raise error(f"{path}: is a pipe or a device, not a file; give a file")
+        is_small = not is_opened and status.st_size <= _MAX_BYTES
         with path.open("rb") as file:
-            text = file.read(_MAX_BYTES + 1)
+            text = file.read() if is_small else file.read(_MAX_BYTES + 1)  # which takes the memory for as many bytes
     except (OSError, ValueError) as exc:  # ValueError: a path that no file can have
         if isinstance(exc, NemoPerfError):
             raise
@@ -298,7 +290,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(data) < len(pairs):
         counts = Counter(key for key, _ in pairs)
         key = counts.most_common(1)[0][0]
-        raise ValueError(f"the key {_shown(key)} is there twice in one object; drop one of them")
+        raise ValueError(f"the key {shown(key)} is there twice in one object; drop one of them")
     return data
 
 
@@ -306,14 +298,14 @@ def _parse_int(digits: str) -> int:
     if len(digits) < _SAFE_DIGITS:
         return int(digits)
     if len(digits) > _MAX_DIGITS or not _MIN_INT <= int(digits) <= _MAX_INT:
-        raise ValueError(f"the integer {_shorten(digits)} has more than 64 bits")
+        raise ValueError(f"the integer {shorten(digits)} has more than 64 bits")
     return int(digits)
 
 
 def _parse_float(digits: str) -> float:
     value = float(digits)
     if math.isinf(value):
-        raise ValueError(f"the number {_shorten(digits)} is beyond what a float holds")
+        raise ValueError(f"the number {shorten(digits)} is beyond what a float holds")
     return value
 
 

@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-_MAX_SHOWN: Final = 60
+from pytest_nemoperf.errors import shorten
+
 _PLACE: Final = re.compile(r" - at `(?:key in `)?(\$[^`]*)`+$")
 _STEP: Final = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
 _EXPECTED: Final = re.compile(r"Expected `([^`]+)`(?: (>=|<=|>|<) (\S+))?(?:, got `(\w+)`)?$")
@@ -21,7 +22,7 @@ _OPERATORS: Final[Mapping[str, Callable[[float, float], bool]]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
-_TYPES: Final[Mapping[str, str]] = {
+_TYPES: Final[Mapping[str, str]] = {  # in words of JSON, as bounds has those of Python
     "array": "a list",
     "bool": "true or false",
     "float": "a number",
@@ -70,10 +71,9 @@ def non_finite(node: object, *, place: str = "$") -> Iterator[tuple[str, float]]
             yield from non_finite(value, place=f"{place}[{number}]")
 
 
-def json_text(value: object) -> str:
+def json_text(value: object, *, most: int = 60) -> str:
     """Return a value as JSON writes it, shortened."""
-    text = json.dumps(value)
-    return f"{text[:_MAX_SHOWN]} ..." if len(text) > _MAX_SHOWN else text
+    return shorten(json.dumps(value), most=most)
 
 
 def _missing_key(name: str, *, place: str, data: object, root: str) -> str:
@@ -86,7 +86,8 @@ def _wrong_value(expected: re.Match[str], *, place: str, data: object, root: str
     if sign is None:
         path, value = _first(place, data=data, root=root, is_fault=lambda value: _type_of(value) == got)
         kinds = [_TYPES.get(kind, kind) for kind in types.split(" | ")]
-        return f"{path} is {json_text(value)}; it must be {' or '.join(kinds)}"
+        hint = f"; write {value:.0f}" if type(value) is float and value.is_integer() else ""
+        return f"{path} is {json_text(value)}; it must be {' or '.join(kinds)}{hint}"
     is_kept = _OPERATORS[sign]
     bound = float(limit)
     path, value = _first(
@@ -94,8 +95,7 @@ def _wrong_value(expected: re.Match[str], *, place: str, data: object, root: str
     )
     if _is_number(value) and not math.isfinite(float(value)):
         return f"{path} is {json_text(value)}; it must be a finite number"
-    noun = "" if types == "float" else "a whole number "
-    return f"{path} is {json_text(value)}; it must be {noun}{sign} {bound:g}"
+    return f"{path} is {json_text(value)}; it must be {_TYPES[types]} {sign} {bound:g}"
 
 
 def _type_of(value: object) -> str:

@@ -15,7 +15,7 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -41,7 +41,6 @@ KINDS: Mapping[str, str] = MappingProxyType(
 )
 """Module and dataclass of each kind of file."""
 
-_PLAIN = frozenset({str, int, float, bool, type(None)})
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): ")
 
@@ -128,28 +127,21 @@ def from_valid_data(kind: type[T], data: object, *, subject: str, error: type[Ne
 
 def _unknown_keys(built: Any, *, data: Any, path: str) -> Iterator[tuple[str, str, frozenset[str]]]:
     """Yield each key of a mapping that became a dataclass and has no such field: its path, the key, and the fields."""
-    if built is data or isinstance(data, (str, int, float)):  # plain data that may have any keys; an enum's value
-        return
-    if isinstance(built, (list, tuple)):
+    if isinstance(data, list):
         for index, (each, of) in enumerate(zip(built, data, strict=True)):
-            if type(of) not in _PLAIN:
-                yield from _unknown_keys(each, data=of, path=f"{path}[{index}]")
-        return
-    names = _field_names(built.__class__)
-    if names is None:
-        if isinstance(built, Mapping):
-            for key, value in built.items():
-                if type(value) in _PLAIN:
-                    continue
-                yield from _unknown_keys(value, data=data[key], path=f"{path}.{key}")
-        return
-    for key, value in data.items():
-        if key in names:
-            if type(value) in _PLAIN:
-                continue
-            yield from _unknown_keys(getattr(built, key), data=value, path=f"{path}.{key}")
-        else:
-            yield path, key, names
+            yield from _unknown_keys(each, data=of, path=f"{path}[{index}]")
+    elif isinstance(data, dict) and is_dataclass(built):
+        names, nested = _field_names(built.__class__)
+        if not data.keys() <= names:
+            for key in data:
+                if key not in names:
+                    yield path, key, names
+        for key in nested:
+            if key in data:
+                yield from _unknown_keys(getattr(built, key), data=data[key], path=f"{path}.{key}")
+    elif isinstance(data, dict):
+        for key, value in data.items():
+            yield from _unknown_keys(built[key], data=value, path=f"{path}.{key}")
 
 
 def _keys_beside_schema(
@@ -178,11 +170,15 @@ def _keys_beside_schema(
 
 
 @cache
-def _field_names(kind: type) -> frozenset[str] | None:
-    """Return the names of a dataclass's fields; None for another type."""
-    if not is_dataclass(kind):
-        return None
-    return frozenset(field.name for field in fields(kind))
+def _field_names(kind: type) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Return the names of a dataclass's fields, and of those whose values may hold dataclasses."""
+    hints = get_type_hints(kind)
+    names = [field.name for field in fields(kind)]
+    return frozenset(names), tuple(name for name in names if _holds_dataclass(hints[name]))
+
+
+def _holds_dataclass(hint: Any) -> bool:
+    return is_dataclass(hint) or any(map(_holds_dataclass, get_args(hint)))
 
 
 def _describe(definition: dict[str, Any]) -> None:

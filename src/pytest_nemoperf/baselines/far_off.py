@@ -18,6 +18,7 @@ MAX_RATIO: Final = 10.0
 Launches of equal code scatter by some percent, and a restless machine changes its speed by a factor of two or three.
 Ten times is another workload, another unit, or a slip of the hand in the file.
 """
+_MAX_GAP: Final = math.log(MAX_RATIO)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +68,11 @@ def far_off_figures(runs: Sequence[Run]) -> Iterator[FarOff]:
         for index in list(logs):
             if runs[index].metrics[metric.name] > metric.limit:
                 yield _take_out(logs, index=index, metric=metric, runs=runs)
-        while len(logs) > 1 and metric.judged is not Judged.WHEN_NAMED:
+        if metric.judged is Judged.WHEN_NAMED:
+            continue
+        while logs and max(logs.values()) - min(logs.values()) > _MAX_GAP:
             index = max(logs, key=lambda key: abs(logs[key] - _median_of_others(logs, index=key)))
-            if abs(logs[index] - _median_of_others(logs, index=index)) <= math.log(MAX_RATIO):
+            if abs(logs[index] - _median_of_others(logs, index=index)) <= _MAX_GAP:
                 break
             yield _take_out(logs, index=index, metric=metric, runs=runs)
 

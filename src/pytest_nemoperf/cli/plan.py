@@ -13,7 +13,7 @@ from pytest_nemoperf.baselines.store import DEFAULT_FOLDER
 from pytest_nemoperf.bounds import RUN_TOKENS, bound_problem
 from pytest_nemoperf.cli.baselines_folder import baselines_dir
 from pytest_nemoperf.cli.terminal import write
-from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.errors import RecipeError, shorten
 from pytest_nemoperf.flops.conventions import DEFAULT_CONVENTION
 from pytest_nemoperf.frameworks.complete import complete_recipe
 from pytest_nemoperf.frameworks.protocol import memory_rules_of
@@ -28,7 +28,6 @@ from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.systems import find_system
 from pytest_nemoperf.report.terminal.plans import render_price
 
-_MAX_SHOWN = 60
 _REQUIRED = ("model", "gpus", "seq_len", "gbs")
 _DEGREES = {
     "gpus": "ranks of the run",
@@ -157,7 +156,7 @@ def _parse_tokens(text: str) -> int:
         tokens = Decimal(match[1]) * 1000 ** _THOUSANDS[match[2].upper()]
     if tokens < 1 or tokens != int(tokens):
         raise RecipeError(
-            f"--tokens={text[:_MAX_SHOWN]} must be a whole number >= 1; write e.g. 1000000000000, 1e12 or 15T"
+            f"--tokens={shorten(text)} must be a whole number >= 1; write e.g. 1000000000000, 1e12 or 15T"
         )
     if problem := bound_problem(int(tokens), name="--tokens", bound=RUN_TOKENS):
         raise RecipeError(problem)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from pytest_nemoperf.errors import RecordError, did_you_mean
+from pytest_nemoperf.errors import RecordError, did_you_mean, shown
 from pytest_nemoperf.json_codec import from_data, parse_json, read_file
 from pytest_nemoperf.records.figures import MAX_FIGURE
 from pytest_nemoperf.records.step import StepRecord
@@ -58,7 +58,7 @@ def _read_line(line: str, *, subject: str, is_whole: bool) -> StepRecord:
             ) from None
         raise RecordError(f"{subject}: {error}; write one JSON object a line") from None
     if not isinstance(data, dict):
-        raise RecordError(f"{subject}: {line.strip()[:40]!r} is no JSON object; write one StepRecord a line")
+        raise RecordError(f"{subject}: {shown(line.strip())} is no JSON object; write one StepRecord a line")
     for key in data:
         if key not in _KEYS:
             raise RecordError(f"{subject}: unknown key {key!r}; {did_you_mean(key, _KEYS)}")

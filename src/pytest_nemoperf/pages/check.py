@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pytest_nemoperf.errors import count_text
+from pytest_nemoperf.errors import count_text, shorten
 from pytest_nemoperf.pages.markers import Block, Page
 from pytest_nemoperf.visible import plain_text
 
@@ -173,7 +173,4 @@ def _cells(row: Sequence[str]) -> str:
 
 
 def _shown(text: str) -> str:
-    shown = plain_text(text)
-    if len(shown) > _MAX_SHOWN:
-        shown = f"{shown[:_MAX_SHOWN]} ..."
-    return repr(shown)
+    return repr(shorten(plain_text(text), most=_MAX_SHOWN))

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from typing import Final
 
-from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.errors import RecordError, shown
 from pytest_nemoperf.records.figures import Count, Size
-
-_MAX_SHOWN: Final = 60
 
 
 def utc_day(text: str) -> date:
@@ -22,7 +19,7 @@ def utc_day(text: str) -> date:
     try:
         return datetime.fromisoformat(text).astimezone(UTC).date()
     except (ValueError, OverflowError):
-        raise RecordError(f"{text[:_MAX_SHOWN]!r} is no date; write e.g. 2026-12-31T12:00:00Z") from None
+        raise RecordError(f"{shown(text)} is no date; write e.g. 2026-12-31T12:00:00Z") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

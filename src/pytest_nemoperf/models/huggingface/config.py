@@ -10,6 +10,7 @@ from typing import Any, Final, NoReturn
 
 from pytest_nemoperf.bounds import FACTORS, LAYERS, SIZES, Bound, bound_problem
 from pytest_nemoperf.errors import RecipeError, shown
+from pytest_nemoperf.json_faults import json_text
 
 HARMLESS_KEYS: Final = frozenset(
     {
@@ -181,7 +182,7 @@ class ConfigReader:
         """
         value = self._value(key)
         if value is not None and value != only:
-            self.refuse(key, value, f"only {_shown_json(only)} is")
+            self.refuse(key, value, f"only {json_text(only, most=_MAX_SHOWN)} is")
 
     def _value(self, key: str) -> Any:
         self._understood.add(key)
@@ -198,7 +199,7 @@ class ConfigReader:
                 return self._bounded(key, value, bound=FACTORS)
         elif isinstance(value, kind):
             return value
-        raise RecipeError(f"{self.subject}: {key}={_shown_json(value)} must be {_KIND_NAMES[kind]}")
+        raise RecipeError(f"{self.subject}: {key}={json_text(value, most=_MAX_SHOWN)} must be {_KIND_NAMES[kind]}")
 
     def _bounded(self, key: str, value: float, *, bound: Bound) -> float:
         """Return a number; ModelConfig checks the lower end of its range, and that of its own kind."""
@@ -208,7 +209,7 @@ class ConfigReader:
 
     def refuse(self, key: str, value: Any, reason: str) -> NoReturn:
         """Raise the error of a value that is not understood."""
-        raise RecipeError(f"{self.subject}: {key}={_shown_json(value)} is not understood; {reason}")
+        raise RecipeError(f"{self.subject}: {key}={json_text(value, most=_MAX_SHOWN)} is not understood; {reason}")
 
     def digest(self) -> str:
         """Return the first eight characters of a hash of the values read so far."""
@@ -230,12 +231,6 @@ class ConfigReader:
                 f"{self.subject}: {', '.join(unknown)} not understood; remove what does not change the architecture, "
                 "or pass a ModelConfig"
             )
-
-
-def _shown_json(value: Any) -> str:
-    """Return a value as it is in the file, shortened."""
-    text = json.dumps(value)
-    return f"{text[:_MAX_SHOWN]} ..." if len(text) > _MAX_SHOWN else text
 
 
 def read_decoder(config: ConfigReader, *, norm_eps: str = "rms_norm_eps", is_tied: bool = False) -> dict[str, Any]:
