@@ -140,6 +140,6 @@ def test_case_ids_that_are_cut_stay_different() -> None:
 
     lines = lines_of(*[make_row(case=case) for case in cases], width=80)
 
-    names = [line for line in lines if line.endswith("overlap_grad_reduce")]
-    assert len(set(names)) == len(cases)
+    names = {line.split()[0] for line in lines if "grad_reduce" in line}
+    assert len(names) == len(cases)
     assert max(map(len, lines)) <= 80
