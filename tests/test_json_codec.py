@@ -189,6 +189,23 @@ def test_conflict_markers_are_told_as_what_they_are(tmp_path: Path) -> None:
         read_json(path, error=BaselineError, corrupt_hint="restore it")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1', r"not JSON: .*, truncated or corrupt; restore it$"),
+        ('{"a": 1, "a": 2}', r"the key 'a' is there twice in one object; drop one of them; restore it$"),
+        ("[" * 20_000, r"nested more than 64 levels deep; restore it$"),
+    ],
+    ids=["torn", "twice", "deep"],
+)
+def test_only_what_is_not_json_is_told_as_torn(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "case.json"
+    path.write_text(text)
+
+    with pytest.raises(BaselineError, match=message):
+        read_json(path, error=BaselineError, corrupt_hint="restore it")
+
+
 @pytest.mark.parametrize("name", ["missing.json", "n" * 5_000, "nul\0.json"])
 def test_a_path_that_no_file_can_have_is_told_in_words(tmp_path: Path, name: str) -> None:
     with pytest.raises(RecipeError, match="cannot be read"):

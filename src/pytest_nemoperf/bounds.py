@@ -128,8 +128,8 @@ BOUNDS: Final[Mapping[str, Bound]] = MappingProxyType(
         **dict.fromkeys(("micro_batch_size", "grad_accum_steps"), SEQUENCES),
         "global_batch_size": _optional(SEQUENCES),
         **dict.fromkeys(("num_prompts_per_step", "num_generations_per_prompt", "max_batch_size"), SAMPLES),
-        **dict.fromkeys(("steps", "warmup_steps", "block_steps", "max_rounds"), STEPS),
-        "max_staleness": _optional(STEPS),
+        **dict.fromkeys(("steps", "block_steps", "max_rounds"), STEPS),
+        **dict.fromkeys(("max_staleness", "warmup_steps"), _optional(STEPS)),
         "timeout_sec": SECONDS,
         "seed": WORDS,
         **dict.fromkeys(

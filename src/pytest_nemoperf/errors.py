@@ -19,6 +19,7 @@ _E = TypeVar("_E", bound=StrEnum)
 
 MACHINE_PREFIX: Final = "meanwhile on this machine: "
 """Begins a line about the machine's state during a failed launch."""
+NO_MEMORY_LEFT: Final = "no memory is left; free some, or raise the limit on it (ulimit -v)"
 _MAX_SHOWN_INT: Final = 10**20
 _MAX_KNOWN: Final = 500
 _MAX_COMPARED: Final = 100  # longer words resemble no known one, and comparing takes time
@@ -109,7 +110,7 @@ class MachineError(NemoPerfError, RuntimeError):
 
 
 def os_error_text(error: OSError, *, place: object = "") -> str:
-    """Return an error of the operating system as a phrase: the path, the reason, and what to do.
+    """Return an error of the operating system as a phrase: path, reason and remedy.
 
     Args:
         error: The error.
@@ -121,6 +122,13 @@ def os_error_text(error: OSError, *, place: object = "") -> str:
         text = f"{path}: {text}"
     remedy = _REMEDIES.get(error.errno or 0)
     return f"{text}; {remedy}" if remedy else text
+
+
+def error_line(error: BaseException) -> str:
+    """Return any error as one line: its type, and the first line of its text if there is one."""
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return shorten(text, most=300)
 
 
 def in_one_line(error: NemoPerfError) -> str:

@@ -55,7 +55,7 @@ def to_json(value: object) -> str:
 
 
 def to_printed_json(value: object) -> str:
-    """Return a contract dataclass as to_json does, without what a terminal obeys or hides, or GitHub's log obeys."""
+    """Return a contract dataclass as to_json does, in ASCII and without commands of a terminal or of GitHub's log."""
     text = re.sub(r"[^\x00-\x7f]", lambda match: json.dumps(match[0])[1:-1], to_json(value))
     return text.replace("##[", "##\\u005b")
 
@@ -233,7 +233,8 @@ def read_json(
             ) from None
         message = f"{path}: {exc}"
         if corrupt_hint:
-            message = f"{path}: {exc}, truncated or corrupt; {corrupt_hint}"
+            damage = ", truncated or corrupt" if isinstance(exc.__cause__, ValueError) else ""
+            message = f"{path}: {exc}{damage}; {corrupt_hint}"
         raise error(message) from None
     if is_finite and (b"NaN" in text or b"Infinity" in text):
         for place, value in non_finite(data):
@@ -258,7 +259,7 @@ def parse_json(text: str | bytes) -> Any:
     try:
         data = json.loads(text, object_pairs_hook=_unique_keys, **numbers)
     except (json.JSONDecodeError, UnicodeDecodeError) as exc:
-        raise ValueError(f"not JSON: {exc}") from None
+        raise ValueError(f"not JSON: {exc}") from exc
     if any(mark in raw for mark in _HALF_CHARACTER_MARKS) and _HALF_CHARACTER.search(raw):
         try:
             json.dumps(data, ensure_ascii=False).encode()

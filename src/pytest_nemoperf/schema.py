@@ -177,7 +177,7 @@ def _generated(kind: type) -> Mapping[str, Any]:
 
 @cache
 def _field_names(kind: type) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Return the names of a dataclass's fields, and of those whose values may hold dataclasses."""
+    """Return the names of a dataclass's fields, and of those that may hold dataclasses."""
     hints = get_type_hints(kind)
     names = [field.name for field in fields(kind)]
     return frozenset(names), tuple(name for name in names if _holds_dataclass(hints[name]))

@@ -282,3 +282,16 @@ def test_a_usage_error_is_one_line_and_exits_with_2(
     assert code == 2
     assert problem in error
     assert error.count("\n") == 1
+
+
+def test_a_long_case_id_is_not_folded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "40")
+    plan = make_plan()
+    store_case(tmp_path / "runs" / plan.case, plan=plan)
+
+    main(["record", str(tmp_path / "runs" / plan.case)])
+
+    assert plan.case in capsys.readouterr().out.splitlines()

@@ -400,6 +400,7 @@ def test_a_folder_that_is_gone_is_told(perf_run: BeginRun, monkeypatch: pytest.M
     [
         (None, r"plan of NEMOPERF_PLAN=.*plan.json can't be read: .*No such file"),
         ("{", r"plan of NEMOPERF_PLAN=.*plan.json can't be read: Expecting"),
+        ("[" * 20_000, r"plan of NEMOPERF_PLAN=.*plan.json can't be read: maximum recursion depth"),
         ("[]", r"has schema_version None, this StepWriter reads 1"),
         ('{"schema_version": 1}', r"plan.json has no 'steps', so it is no plan; NEMOPERF_PLAN must name"),
         ('{"schema_version": 2}', r"has schema_version 2, this StepWriter reads 1; install the same pytest-nemoperf"),

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from pytest_nemoperf.cli.terminal import write, write_error
-from pytest_nemoperf.errors import NemoPerfError, os_error_text
+from pytest_nemoperf.errors import NO_MEMORY_LEFT, NemoPerfError, os_error_text
 from pytest_nemoperf.visible import readable_text
 
 _USAGE_EXIT = 2
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _take_any_text() -> None:
-    r"""Make the standard streams write what their encoding does not have as ``\xfc``, as under LC_ALL=C."""
+    r"""Make the standard streams escape characters that their encoding lacks, e.g. as ``\xfc``, as under LC_ALL=C."""
     codecs.register_error(_ANY_TEXT, _escaped)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in {"strict", "surrogateescape"}:
@@ -115,18 +115,18 @@ def _take_any_text() -> None:
 
 
 def _escaped(error: UnicodeError) -> tuple[bytes, int]:
-    """Return the escapes of what an encoding does not have, and where it goes on; see codecs.register_error."""
+    """Return the escapes of characters that an encoding lacks, and the place to go on; see codecs.register_error."""
     assert isinstance(error, UnicodeEncodeError)  # noqa: S101 (streams are only written)
     text = readable_text(error.object[error.start : error.end])
     return text.encode(error.encoding, "backslashreplace"), error.end
 
 
 def _problem_of(error: NemoPerfError | OSError | MemoryError | RecursionError | UnicodeError) -> str:
-    """Return the reason why a command can't be carried out, with what to do."""
+    """Return the reason why a command can't be carried out, with a remedy."""
     if isinstance(error, OSError):
         return os_error_text(error)
     if isinstance(error, MemoryError):
-        return "no memory is left; free some, or raise the limit on it (ulimit -v)"
+        return NO_MEMORY_LEFT
     if isinstance(error, RecursionError):
         return "a file or option is nested deeper than Python can follow; give a flatter one"
     if isinstance(error, UnicodeError) and not isinstance(error, NemoPerfError):

@@ -15,7 +15,7 @@ from pytest_nemoperf.cli.given import GivenCase, add_given_options, given_case
 from pytest_nemoperf.cli.judge import machine_notes, print_case, verdict_on
 from pytest_nemoperf.cli.terminal import has_color, terminal_width, write
 from pytest_nemoperf.errors import BaselineError, RecordError
-from pytest_nemoperf.report.console import heading, to_text
+from pytest_nemoperf.report.console import to_text, whole_lines
 from pytest_nemoperf.report.stored import stored_parts
 from pytest_nemoperf.report.terminal.logs import log_parts
 from pytest_nemoperf.results.cases import CaseReport, CaseResult
@@ -209,7 +209,7 @@ def _print(report: CaseReport, *, is_json: bool) -> None:
 def _parts(report: CaseReport) -> Iterator[RenderableType]:
     if report.stored is not None:
         verdict = report.result.verdict
-        yield heading(verdict.case)
+        yield whole_lines([(f"{verdict.case}\n", "bold")])  # never folded, so that it can be copied
         yield from (f"{verdict.kind}: {reason}" for reason in verdict.reasons)
         yield from log_parts(report.result)
     yield from stored_parts([report])

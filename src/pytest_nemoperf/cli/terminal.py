@@ -26,7 +26,7 @@ def has_color() -> bool:
 
 
 def write(text: str, *, file: TextIO | None = None) -> None:
-    """Write text without what a terminal obeys or hides, the colours of our own reports excepted, or GitHub obeys.
+    """Write text without characters that a terminal or GitHub obeys, the colours of our own reports excepted.
 
     Args:
         text: The text, with its line breaks.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
@@ -157,7 +156,7 @@ def _layer_macs(
             yield from compressed_attention_macs(
                 model,
                 layer,
-                window_context=_context(replace(layer, window=None), seq_len, convention),
+                window_context=_mean_context(None, seq_len, convention),
                 seq_len=convention.packed_sample_len or seq_len,
                 convention=convention,
             )
@@ -182,13 +181,18 @@ def _layer_macs(
 
 
 def _context(layer: Layer, seq_len: int, convention: FlopsConvention) -> float:
-    """Return the convention's mean number of positions a token attends to."""
+    """Return the convention's mean number of positions a token of a layer attends to."""
+    return _mean_context(None if layer.is_chunked else layer.window, seq_len, convention)
+
+
+def _mean_context(window: int | None, seq_len: int, convention: FlopsConvention) -> float:
+    """Return the convention's mean number of positions a token attends to, of those in a window."""
     if convention.packed_sample_len:
         seq_len = convention.packed_sample_len
     if not convention.is_causal_halved:
         return seq_len
-    if convention.window == "exact" and not layer.is_chunked and layer.window is not None and layer.window < seq_len:
-        return layer.window - layer.window * (layer.window - 1) / (2 * seq_len)
+    if convention.window == "exact" and window is not None and window < seq_len:
+        return window - window * (window - 1) / (2 * seq_len)
     if convention.counts_diagonal:
         return (seq_len + 1) / 2
     return seq_len / 2

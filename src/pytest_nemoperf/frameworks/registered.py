@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
-from pytest_nemoperf.errors import did_you_mean, shown
+from pytest_nemoperf.errors import did_you_mean, error_line, shown
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.protocol import Framework
 
@@ -53,7 +53,7 @@ def registered_frameworks(added: Mapping[str, Framework] | None = None) -> Regis
         try:
             found = list(_frameworks_of(entry))
         except (Exception, SystemExit) as error:  # whatever code of others raises must not stop a session
-            problems.append(f"{place} gives no framework: {_text(error)}; mend the package or uninstall it")
+            problems.append(f"{place} gives no framework: {error_line(error)}; mend the package or uninstall it")
             continue
         for framework in found:
             if framework.name in frameworks:
@@ -107,7 +107,3 @@ def _distribution(entry: EntryPoint) -> str:
 
 def _taken_by(origin: str) -> str:
     return "this plugin" if origin == BUILT_IN else origin
-
-
-def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -469,7 +469,7 @@ def _read_plan(path: str) -> dict[str, Any]:
         )
     try:
         plan = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StepError(f"the plan of {_PLAN_VARIABLE}={path} can't be read: {error}") from None
     version = plan.get("schema_version") if isinstance(plan, dict) else None
     if version != _PLAN_SCHEMA_VERSION:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, cast, get_args
 import pytest
 
 from pytest_nemoperf.baselines.store import DEFAULT_FOLDER
-from pytest_nemoperf.errors import NemoPerfError, did_you_mean
+from pytest_nemoperf.errors import NemoPerfError, did_you_mean, os_error_text
 from pytest_nemoperf.machine import identity
 from pytest_nemoperf.machine.identity import Devices
 from pytest_nemoperf.options import declare
@@ -300,7 +300,7 @@ def _replay_dir(config: pytest.Config) -> Path | None:
     text: str | None = config.option.perf_replay
     if text is None:
         return None
-    path: Path = config.invocation_params.dir / text
+    path = _looked_up(config.invocation_params.dir / text, named=f"--perf-replay={text}")
     if not any(path.glob(f"*/{CASE_FILE}")):
         raise usage_error(
             f"--perf-replay={text}: holds no <case>/{CASE_FILE}; give a session's folder, as .nemoperf/runs/<session>"
@@ -399,10 +399,10 @@ def _baselines_dir(config: pytest.Config) -> Path:
             every case would be without a baseline, and pass.
     """
     text, subject = _option_or_ini(config, "perf_baselines")
-    path = _directory(config, text or DEFAULT_FOLDER)
     named = f"the folder of baselines {DEFAULT_FOLDER}"
     if text:
         named = f"{subject}={text}"
+    path = _looked_up(config.rootpath / (text or DEFAULT_FOLDER), named=named)
     if path.exists() and not path.is_dir():
         raise usage_error(f"{named}: {path} is a file; give the folder that holds <system>/<case>.json")
     if path.exists() and not os.access(path, os.R_OK | os.X_OK):
@@ -423,12 +423,20 @@ def _output_dir(config: pytest.Config) -> Path:
     Raises:
         pytest.UsageError: If there is something else of that name.
     """
-    path = _directory(config, config.option.perf_output)
+    path = _looked_up(config.rootpath / config.option.perf_output, named=f"--perf-output={config.option.perf_output}")
     if path.exists() and not path.is_dir():
         raise usage_error(f"--perf-output={config.option.perf_output}: {path} is a file; give a folder")
     return path
 
 
-def _directory(config: pytest.Config, text: str) -> Path:
-    path = Path(text)
-    return config.rootpath / path
+def _looked_up(path: Path, *, named: str) -> Path:
+    """Return the path of a folder, there or not.
+
+    Raises:
+        pytest.UsageError: If the system can't look it up: its name is too long, or it is in a closed folder.
+    """
+    try:
+        path.exists()
+    except OSError as exc:
+        raise usage_error(f"{named}: {os_error_text(exc)}") from None
+    return path

@@ -195,8 +195,13 @@ class Perf:
             session.take_turn()
         try:
             yield loop
-        finally:
+        except BaseException as exc:  # a Ctrl-C too
             loop.end()
+            if loop.has_units and not isinstance(exc, pytest.skip.Exception):
+                measurement = self._loop_measurement(case, expected, loop, whole_workload)
+                session.note_left(measurement, mark=perf_mark(self._item), error=exc)
+            raise
+        loop.end()
         self.compare(self._loop_measurement(case, expected, loop, whole_workload))
 
     def passes(self, case: str, *, num_gpus: int) -> Passes:

@@ -31,6 +31,7 @@ from pytest_nemoperf.report.terminal.summary import render_summary
 from pytest_nemoperf.results.cases import CaseReport, NotRun
 from pytest_nemoperf.session.collected import FIXTURE, NOTHING_JUDGED
 from pytest_nemoperf.session.perf_session import PerfSession
+from pytest_nemoperf.session.signals import OrderlyEnd
 from pytest_nemoperf.verdict.comparison import FAILING_BY_DEFAULT
 from pytest_nemoperf.verdict.waivers import check_release
 from pytest_nemoperf.visible import visible_text
@@ -54,6 +55,13 @@ class PerfPlugin:
         self.session = PerfSession(config, settings=settings)
         self._benchmarks: dict[str, WatchedBenchmark] = {}
         self._github: GitHubPlugin | None = None
+        self._orderly_end = OrderlyEnd()
+
+    def pytest_sessionstart(self) -> None:
+        """End in order on a scheduler's signal from now on, with everything measured reported, as after Ctrl-C."""
+        if self.session.settings.measure_into is None:
+            self._orderly_end.begin()
+            self._config.add_cleanup(self._orderly_end.close)
 
     def register_companions(self) -> None:
         """Register the plugins for the suite and for GitHub Actions."""
@@ -310,6 +318,8 @@ class PerfPlugin:
         )
         if is_failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self._orderly_end.exit_code:  # from here on, since pytest prints no summary for exit codes not its own
+            session.exitstatus = self._orderly_end.exit_code
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

@@ -146,7 +146,7 @@ def fitted(text: str, *, width: int) -> str:
 
 
 class _NameCell:
-    """A name in a table: on one line, without its middle where the column is too narrow for it."""
+    """A name in a table: on one line, without its middle in too narrow a column."""
 
     def __init__(self, name: str) -> None:
         self._name = name

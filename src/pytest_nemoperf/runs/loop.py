@@ -148,6 +148,11 @@ class MeasuredLoop:
         is_over = self._passes.end(settling_times(measured, has_exact_tokens=self._expected.has_exact_tokens))
         return is_over and self._passes.is_done()
 
+    @property
+    def has_units(self) -> bool:
+        """Whether all steps were gone through at least once."""
+        return bool(self._units)
+
     def end(self) -> None:
         """Record the end of the block around the loop: the time since the loop was left is outside of its steps."""
         if self._has_begun:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import pytest
+
 from pytest_nemoperf.ab.comparison import ABResult
 from pytest_nemoperf.baselines.store import StoredBaseline
-from pytest_nemoperf.errors import count_text
+from pytest_nemoperf.errors import NemoPerfError, count_text, error_line, in_one_line
 from pytest_nemoperf.frameworks.protocol import Framework
 from pytest_nemoperf.measure.measurement import Measurement, Run
 from pytest_nemoperf.options.markers import PerfMark
@@ -92,6 +94,22 @@ class CaseLauncher(Protocol):
             UnsupportedError: If no runs of the case are stored that could be judged again.
         """
         ...
+
+
+def not_judged_text(runs: Sequence[Run], *, reason: str) -> str:
+    """Return the reason of an INVALID case of sound runs: their figures, and the reason that they got no verdict."""
+    return f"{measured_text(runs)} and not judged: {reason}"
+
+
+def ending_text(error: BaseException) -> str:
+    """Return the end of a clause on a measurement that an error ended: ``failed: ...``, ``was interrupted``."""
+    if isinstance(error, NemoPerfError):
+        return f"failed: {in_one_line(error)}"
+    if isinstance(error, KeyboardInterrupt):
+        return "was interrupted"
+    if isinstance(error, pytest.exit.Exception):
+        return f"was ended by {error}"
+    return f"was ended by {error_line(error)}"
 
 
 def measured_text(runs: Sequence[Run]) -> str:

@@ -8,9 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
-from pytest_nemoperf.errors import NemoPerfError, RecordError, UnsupportedError, in_one_line
+from pytest_nemoperf.errors import NemoPerfError, RecordError, UnsupportedError
 from pytest_nemoperf.measure.expected_records import expected_of
 from pytest_nemoperf.measure.measurement import (
     MeasuredRun,
@@ -23,8 +21,7 @@ from pytest_nemoperf.runs.execute import run_once
 from pytest_nemoperf.runs.replay import TRY_SUFFIXES, CaseRecord, load_case, measure_stored, write_case
 from pytest_nemoperf.runs.yardstick import YardstickLaunches
 from pytest_nemoperf.session.budget import CaseBudget
-from pytest_nemoperf.session.cases import MeasuredCase, PlannedCase, measured_text
-from pytest_nemoperf.session.signals import orderly_end
+from pytest_nemoperf.session.cases import MeasuredCase, PlannedCase, ending_text, not_judged_text
 from pytest_nemoperf.verdict.comparison import LOCALLY_RECORDED, VerdictKind
 from pytest_nemoperf.verdict.judge import Verdict, judge
 from pytest_nemoperf.verdict.resolution import wants_more_runs
@@ -110,15 +107,14 @@ class Launches:
         found = context.baselines.find(plan.case, workload=workload_of(plan), plan=plan)
         launched = _Launched(budget=CaseBudget(plan, seconds=self._budget_sec(), num_runs=case.num_runs))
         try:
-            with orderly_end():
-                return self._measure(case, launched=launched, found=found)
+            return self._measure(case, launched=launched, found=found)
         except BaseException as exc:  # a Ctrl-C too
             if launched.runs:
                 self._on_unfinished(self._unfinished(case, launched=launched, found=found, error=exc), exc)
             raise
 
     def _measure(self, case: PlannedCase, *, launched: _Launched, found: StoredBaseline) -> MeasuredCase:
-        """Launch a case until its verdict is clear, and compare with the baseline's commit what is not."""
+        """Launch a case until its verdict is clear, and compare an unclear one with the baseline's commit."""
         screened = replace(case, policy=self._confirmer.policy(case.policy, baseline=found.baseline))
         measured = self._until_decided(screened, launched=launched, found=found)
         compared = self._confirmer.compare(measured, case=screened)
@@ -185,9 +181,9 @@ class Launches:
     def _unfinished(
         self, case: PlannedCase, *, launched: _Launched, found: StoredBaseline, error: BaseException
     ) -> MeasuredCase:
-        """Return a case whose next launch failed, or was interrupted, with the runs before it: INVALID."""
-        measured = measured_text(measurement_of(case.plan, runs=launched.runs).runs)
-        reason = f"{measured} and not judged: run {len(launched.runs) + 1} {_ending(error)}"
+        """Return the runs before a launch that failed, or was interrupted, as an INVALID case."""
+        runs = measurement_of(case.plan, runs=launched.runs).runs
+        reason = not_judged_text(runs, reason=f"run {len(runs) + 1} {ending_text(error)}")
         with suppress(NemoPerfError, OSError):  # the disk may be full
             launched.folders[len(launched.runs) :] = []
             self._write(case, launched=launched, unfinished=reason)
@@ -316,17 +312,6 @@ class Launches:
             if not run.health_problems:  # other load is no drift of the workload, nor of a machine at rest
                 earlier.append(run.drift)
         return replace(run, earlier_drifts=tuple(earlier))
-
-
-def _ending(error: BaseException) -> str:
-    """Return a phrase for a launch that an error ended."""
-    if isinstance(error, NemoPerfError):
-        return f"failed: {in_one_line(error)}"
-    if isinstance(error, KeyboardInterrupt):
-        return "was interrupted"
-    if isinstance(error, pytest.exit.Exception):
-        return f"was ended by {error}"
-    return f"was ended by {type(error).__name__}: {error}".removesuffix(": ")
 
 
 class Replay:

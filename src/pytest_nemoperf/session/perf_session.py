@@ -16,6 +16,7 @@ from pytest_nemoperf.ab.measure_request import write_measurement
 from pytest_nemoperf.baselines.atomic import write_atomically
 from pytest_nemoperf.baselines.store import StoredBaseline
 from pytest_nemoperf.errors import (
+    NO_MEMORY_LEFT,
     BaselineError,
     NemoPerfError,
     RecipeError,
@@ -39,7 +40,14 @@ from pytest_nemoperf.results.cases import CaseReport, NotRun, Pruned, SessionRes
 from pytest_nemoperf.results.dry_run import DRY_RUN_FILE, DryRun, suite_cost
 from pytest_nemoperf.runs.folders import SessionFolder
 from pytest_nemoperf.session.ab_session import ABSession
-from pytest_nemoperf.session.cases import CaseLauncher, MeasuredCase, PlannedCase, measured_text
+from pytest_nemoperf.session.cases import (
+    CaseLauncher,
+    MeasuredCase,
+    PlannedCase,
+    ending_text,
+    measured_text,
+    not_judged_text,
+)
 from pytest_nemoperf.session.collected import Suite
 from pytest_nemoperf.session.confirm import Confirmer
 from pytest_nemoperf.session.context import Context
@@ -229,6 +237,14 @@ class PerfSession:
         self.progress.case(report)
         return report
 
+    def note_left(self, measurement: Measurement, *, mark: PerfMark, error: BaseException) -> None:
+        """Report the complete passes of a loop that an error has left as an INVALID case; the error fails the test."""
+        if self.settings.measure_into is not None or not measurement.runs:
+            return
+        self.planner.claim(measurement.case, nodeid=mark.nodeid)
+        case = self._unjudged(self._new_case(measurement, mark=mark), problem=f"its loop {ending_text(error)}")
+        self._keep_unfinished(case, error)
+
     def _keep_unfinished(self, case: MeasuredCase, error: BaseException) -> None:
         """Report a case that was measured in part, or can't be judged, as INVALID; the error fails the test."""
         self._not_compared.pop(case.measurement.case, None)
@@ -237,8 +253,7 @@ class PerfSession:
 
     def _unjudged(self, case: MeasuredCase, *, problem: str) -> MeasuredCase:
         """Return a measured case as INVALID, for a problem that has nothing to do with its numbers."""
-        measured = measured_text(case.measurement.runs)
-        problems = (f"{measured} and not judged: {problem}", *case.measurement.problems)
+        problems = (not_judged_text(case.measurement.runs, reason=problem), *case.measurement.problems)
         measurement = replace(case.measurement, problems=problems)
         return self._judged_by_baseline(replace(case, measurement=measurement))
 
@@ -565,11 +580,11 @@ class PerfSession:
 
 
 def _error_text(error: NemoPerfError | OSError | MemoryError, *, place: Path) -> str:
-    """Return an error as a phrase, with what to do; place is for errors of the system that name no path."""
+    """Return an error as a phrase, with a remedy; place is for errors of the system that name no path."""
     if isinstance(error, OSError):
         return os_error_text(error, place=place)
     if isinstance(error, MemoryError):
-        return "no memory is left; free some, or raise the limit on it (ulimit -v)"
+        return NO_MEMORY_LEFT
     return str(error)
 
 

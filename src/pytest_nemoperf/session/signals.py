@@ -1,11 +1,10 @@
-"""Signals that end a session in order, with what it has measured reported, in place of ending its process at once."""
+"""Signals that end a session in order, with its measurements reported, in place of ending its process at once."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
@@ -16,25 +15,43 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)
 _SIGNALLED_EXIT: Final = 128  # plus the signal's number, as shells have it
 
 
-@contextmanager
-def orderly_end() -> Iterator[None]:
-    """End the pytest session on SIGTERM and SIGHUP while the block runs, unless somebody else handles or ignores them.
+class OrderlyEnd:
+    """Handlers that end the pytest session on SIGTERM and SIGHUP, unless somebody else handles or ignores these.
 
-    Raises:
-        pytest.exit.Exception: At such a signal; pytest exits with 128 and its number.
+    Attributes:
+        exit_code: 128 and the number of the signal that ended the session; 0 if none did.
     """
-    replaced = []
-    if threading.current_thread() is threading.main_thread():  # others can't handle signals
-        replaced = [signum for signum in _SIGNALS if signal.getsignal(signum) is signal.SIG_DFL]
-    for signum in replaced:
-        signal.signal(signum, _end)
-    try:
-        yield
-    finally:
-        for signum in replaced:
+
+    def __init__(self) -> None:
+        self.exit_code = 0
+        self._process = os.getpid()
+        self._replaced: list[signal.Signals] = []
+
+    def begin(self) -> None:
+        """Take the signals that have no handler."""
+        if threading.current_thread() is not threading.main_thread():  # others can't handle signals
+            return
+        for signum in _SIGNALS:
+            if signal.getsignal(signum) is signal.SIG_DFL:
+                signal.signal(signum, self._end)
+                self._replaced.append(signum)
+
+    def close(self) -> None:
+        """Give the signals back, but those that somebody else has taken meanwhile."""
+        for signum in self._replaced:
+            if signal.getsignal(signum) == self._end:
+                signal.signal(signum, signal.SIG_DFL)
+        self._replaced.clear()
+
+    def _end(self, signum: int, _frame: FrameType | None) -> None:
+        """End the session at the first signal; further ones must not cut off the clean-up, which SIGKILL still can.
+
+        Raises:
+            pytest.exit.Exception: Without an exit code of its own, with which pytest would print no summary.
+        """
+        if os.getpid() != self._process:  # a fork, as of a data loader: it ends as it would without this
             signal.signal(signum, signal.SIG_DFL)
-
-
-def _end(signum: int, _frame: FrameType | None) -> None:
-    signal.signal(signum, signal.SIG_IGN)  # a second one must not cut off the clean-up; SIGKILL still can
-    pytest.exit(signal.Signals(signum).name, returncode=_SIGNALLED_EXIT + signum)
+            os.kill(os.getpid(), signum)
+        elif not self.exit_code:
+            self.exit_code = _SIGNALLED_EXIT + signum
+            pytest.exit(signal.Signals(signum).name)

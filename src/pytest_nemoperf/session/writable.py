@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -52,7 +53,7 @@ def _folders(config: pytest.Config, *, settings: Settings) -> Iterator[tuple[str
 
 
 def write_problem(folder: Path) -> str:
-    """Return the reason why a folder, made where it is missing, takes no file; empty if it takes one.
+    """Return the reason why a folder, there or still to be made, takes no file; empty if it takes one.
 
     The file has no name, or loses it at once, so that nothing stays even of a killed session; missing folders are not
     made.
@@ -67,6 +68,8 @@ def write_problem(folder: Path) -> str:
             probe.write(b"\0" * _PROBE_BYTES)
             probe.flush()
     except OSError as exc:
+        if exc.errno == errno.ENOENT:  # of /proc and its like, which has no file by that name and makes none
+            return f"{place} takes no files; name another folder"
         text = os_error_text(OSError(exc.errno, exc.strerror, str(place)))
         return text if ";" in text else f"{text}; name a folder that takes files"
     return ""

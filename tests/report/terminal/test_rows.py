@@ -132,3 +132,14 @@ def test_a_terminal_of_no_width_ends_too(width: int) -> None:
     text = render_rows(rows, columns=default_columns(rows), title="x", total=1, width=width, color=False)
 
     assert text
+
+
+def test_case_ids_that_are_cut_stay_different() -> None:
+    start, end = "pretrain-llama3-8b-twin-1n8g-torch-bf16-", "-seq64-gbs8-mbs1-a_variant_of_a_sweep.overlap_grad_reduce"
+    cases = [f"{start}{layout}{end}" for layout in ("fsdp8", "fsdp4tp2", "fsdp2tp4")]
+
+    lines = lines_of(*[make_row(case=case) for case in cases], width=80)
+
+    names = {line.split()[0] for line in lines if "grad_reduce" in line}
+    assert len(names) == len(cases)
+    assert max(map(len, lines)) <= 80

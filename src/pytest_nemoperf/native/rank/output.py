@@ -35,7 +35,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def write_error(run_dir: Path, *, rank: int, error: Exception) -> None:
-    """Write this rank's error file; where the disk takes none, the traceback in the rank's log has to do."""
+    """Write this rank's error file; on a full disk the traceback in the rank's log has to do."""
     text = to_json(
         RankError(
             rank=rank,

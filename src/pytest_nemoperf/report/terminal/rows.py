@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.errors import count_text
+from pytest_nemoperf.report.case_names import names_within
 from pytest_nemoperf.report.console import QUIET, fitted, heading, indented, section, styled, to_text, whole_lines
 from pytest_nemoperf.report.row_columns import COLUMNS, Column
 from pytest_nemoperf.results.row import Row, RowKind
@@ -56,19 +57,23 @@ def table_parts(
 ) -> Iterator[RenderableType]:
     """Yield a table with its headings in the first row; one that is too wide has several lines a row.
 
+    Texts that are cut stay different from each other.
+
     Args:
         cells: Plain texts by row.
         are_text: Whether each column is set to the left.
         width: Columns of the terminal.
         whole: Numbers of the columns, from 0, that are not cut even if a cell alone is too wide: paths, to be copied.
     """
-    safe = []
-    for row in cells:
-        texts = []
-        for at, cell in enumerate(row):
-            text = plain_text(cell)
-            texts.append((text if at in whole else fitted(text, width=max(width - _INDENT, 0))) or _NONE)
-        safe.append(texts)
+    room = max(width - _INDENT, 0)
+    columns = []
+    for at, column in enumerate(zip(*cells, strict=True)):
+        texts = list(map(plain_text, column))
+        if at not in whole:
+            names = names_within({text: text for text in texts}, width=room) if are_text[at] else {}
+            texts = [fitted(names.get(text, text), width=room) for text in texts]
+        columns.append([text or _NONE for text in texts])
+    safe = list(zip(*columns, strict=True))
     blocks = []
     for group in _line_groups(safe, width=width):
         part = [[row[at] for at in group] for row in safe]
