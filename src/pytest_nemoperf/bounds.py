@@ -179,6 +179,7 @@ BOUNDS: Final[Mapping[str, Bound]] = MappingProxyType(
     }
 )
 """Bounds by the name of a field; a list's and a mapping's are those of each number in it."""
+_MAX_DIGITS: Final = 19
 MAX_ITEMS: Final = 20_000
 """Values of a list: response lengths, ratios, words of a command."""
 
@@ -211,7 +212,7 @@ def bound_problem(value: float, *, name: str, bound: Bound, of: str = "") -> str
     """Return the message about a number beyond its bounds; None for one within."""
     if value > bound.most:
         return f"{name}={shown(value)}{of} is beyond {_number(bound.most)}; {bound.why}"
-    if 0 < abs(value) < _TINY:
+    if bound.least == _TINY and 0 < value < _TINY:
         return f"{name}={shown(value)}{of} is too near to 0 to divide by; use {_TINY:g} or more"
     if value < bound.least:
         return f"{name}={shown(value)}{of} must be {_number_rule(bound, noun='a number')}"
@@ -229,6 +230,13 @@ def _number_rule(bound: Bound | None, *, noun: str) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def whole_number(text: str) -> int | None:
+    """Return the whole number that a text is, of ASCII digits alone; None for another text, or more than 64 bits."""
+    if not (text.isascii() and text.isdecimal()) or len(text) > _MAX_DIGITS:
+        return None
+    return int(text)
 
 
 @cache

@@ -242,7 +242,7 @@ def test_rows_that_contradict_themselves_are_the_reason_and_no_baseline(
     ("content", "problem"),
     [
         ("{", "cannot be read"),
-        ('{"schema_version": 1, "rows": [{"id": 7}]}', "$.rows[0] lacks the key 'source'"),
+        ('{"schema_version": 1, "rows": [{"id": 7}]}', "$.rows[0].id is 7; it must be a text"),
         ('{"schema_version": 2, "rows": []}', "$.schema_version is 2, which is none of the known words"),
     ],
 )
@@ -308,7 +308,7 @@ def test_a_dry_run_sums_gpu_hours_of_stored_and_published_step_times(h100s: Proj
     result.stdout.fnmatch_lines(
         [
             "GPU-hours of the suite's steps: 1.18, for 2 cases",
-            "  step times: 1 from stored baselines, 1 from published rows; 0 cases without one",
+            "  step times: 1 from stored baselines, 1 from published rows; 0 cases without*",
             "*time to start is not counted",
         ]
     )
@@ -320,6 +320,6 @@ def test_a_dry_run_against_pages_counts_one_launch_for_none_makes_a_baseline(h10
     dry_run: dict[str, Any] = json.loads((h100s.latest / "dry_run.json").read_text())
     hours = 13 * TOKENS_PER_STEP / (8 * PRINTED) * 8 / 3600
     assert dry_run["cost"]["gpu_hours"] == pytest.approx(hours, rel=1e-4)
-    result.stdout.fnmatch_lines(
-        ["  warm-up and measured steps of one launch a case; not counted: further launches, the time to start"]
+    assert has_text(
+        result, "warm-up and measured steps of one launch a case; not counted: further launches, the time to start"
     )

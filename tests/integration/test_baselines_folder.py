@@ -67,7 +67,7 @@ def test_a_folder_that_is_named_may_be_new_in_an_update(project: Project) -> Non
 def test_a_case_without_a_baseline_names_the_folder_that_was_searched(project: Project) -> None:
     result = project.run()
 
-    result.stdout.fnmatch_lines(["  nothing is stored for this case in baselines/cpu"])
+    result.stdout.fnmatch_lines(["NO BASELINE *: nothing is stored for this case in baselines/cpu"])
     result.stdout.no_fnmatch_line("*is not looked into*")
 
 
@@ -85,8 +85,8 @@ def test_baselines_of_the_project_that_an_ini_file_elsewhere_hides_are_pointed_a
     for result in (first, second):
         assert has_text(result, f"perf: 0 baselines in {ini.parent}/baselines/cpu")
         assert has_text(result, f"perf: {pointer}")
-    assert has_text(first, f"nothing is stored for this case in {ini.parent}/baselines/cpu {pointer}")
-    assert has_text(second, f"{ini.parent}/baselines/cpu holds nothing of this case {pointer}")
+    assert has_text(first, f"nothing is stored for this case in {ini.parent}/baselines/cpu; {pointer}")
+    assert has_text(second, f"{ini.parent}/baselines/cpu holds nothing of this case; {pointer}")
     found.stdout.fnmatch_lines([f"*REGRESSED*{CASE}*"])
 
 

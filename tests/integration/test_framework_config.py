@@ -149,7 +149,7 @@ def test_nothing_is_changed_by_perf_set(checkout: Project) -> None:
 
 
 def test_a_dry_run_reads_the_file_and_starts_nothing(checkout: Project) -> None:
-    result = checkout.pytester.runpytest_inprocess("-m", "perf", "--system=h100", "--perf-dry-run")
+    result = checkout.pytester.runpytest_inprocess("-m", "perf", "--system=h100", "--perf-dry-run", "-v")
 
     assert has_text(result, CASE.replace("1n1g", "1n4g").replace("single", "ddp4"))
     assert not (checkout.root / "words.json").exists()

@@ -74,7 +74,7 @@ def test_against_published_asks_for_them(published: Project) -> None:
 
 
 def test_a_selected_row_is_priced(published: Project) -> None:
-    result = published.pytester.runpytest_inprocess(*PRICED, "published", "-k", "pt0281 or rl095")
+    result = published.pytester.runpytest_inprocess(*PRICED, "-v", "published", "-k", "pt0281 or rl095")
 
     result.assert_outcomes(skipped=2, deselected=len(published_recipes("h100")) - 2)
     assert has_text(result, CASE)
@@ -130,7 +130,7 @@ def test_a_broken_file_of_rows_is_an_error_of_collection_without_a_traceback(pub
     result = published.pytester.runpytest_inprocess(*PRICED, "published")
 
     result.assert_outcomes(errors=1)
-    assert has_text(result, f"{broken}: $.rows[0] lacks the key 'source'")
+    assert has_text(result, f"{broken}: $.rows[0].id is 7; it must be a text")
     assert not has_text(result, "published_recipes(")
 
 

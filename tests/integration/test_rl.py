@@ -65,8 +65,7 @@ def test_a_slower_step_fails_with_its_phases(project: Project) -> None:
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "REGRESSED",
-            CASE,
+            f"REGRESSED {CASE}",
             "tokens/sec/GPU is 50.0% below * (800 against 1,600; allows 10%, finds*",
             "*generation *50.00 *100.00 *+50.00 *50%",
             "*generation and training (shown, not judged)",

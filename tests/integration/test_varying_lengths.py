@@ -90,7 +90,7 @@ def test_a_step_longer_than_its_sequences_may_be_is_invalid(varying: Project) ->
 
 
 def test_a_dry_run_prices_the_most_there_can_be(varying: Project) -> None:
-    result = varying.run("--perf-dry-run")
+    result = varying.run("--perf-dry-run", "-v")
 
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines([f"*{CASE}*"])

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from pytest_nemoperf.bounds import whole_number
 from pytest_nemoperf.cli.stated import stated_commit, stated_date, stated_machine, stated_versions
-from pytest_nemoperf.errors import PlanError, RecipeError, RecordError, count_text, did_you_mean
+from pytest_nemoperf.errors import PlanError, RecipeError, RecordError, count_text, did_you_mean, shorten
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.complete import complete_recipe
 from pytest_nemoperf.frameworks.protocol import Framework, LogWriter
@@ -170,9 +171,10 @@ def count_of(text: str) -> int:
     Raises:
         argparse.ArgumentTypeError: If it is no whole number above 0.
     """
-    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be a whole number >= 1")
-    return int(text)
+    count = whole_number(text)
+    if not count:
+        raise argparse.ArgumentTypeError(f"{shorten(text)} must be a whole number >= 1")
+    return count
 
 
 def _stored_case(arguments: argparse.Namespace) -> GivenCase:

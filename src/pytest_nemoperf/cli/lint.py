@@ -18,8 +18,9 @@ from typing import Any
 from pytest_nemoperf.baselines.baseline import Baseline
 from pytest_nemoperf.baselines.files import read_baseline
 from pytest_nemoperf.baselines.profile_store import PROFILES_DIR, find_profile
+from pytest_nemoperf.bounds import whole_number
 from pytest_nemoperf.cli.terminal import write, write_command
-from pytest_nemoperf.errors import BaselineError, LintError, NemoPerfError, RecipeError, count_text
+from pytest_nemoperf.errors import BaselineError, LintError, NemoPerfError, RecipeError, count_text, shorten
 from pytest_nemoperf.json_codec import read_data, to_json
 from pytest_nemoperf.lint.findings import Finding, LooseTolerance, lint_baseline, lint_loose, lint_profile, lint_suite
 from pytest_nemoperf.lint.other_files import lint_published, lint_release
@@ -268,9 +269,10 @@ def _dry_run(tests: Sequence[str], *, system: str) -> DryRun:
 
 
 def _days(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} must be a whole number of days >= 0")
-    return int(text)
+    days = whole_number(text)
+    if days is None:
+        raise argparse.ArgumentTypeError(f"{shorten(text)} must be a whole number of days >= 0")
+    return days
 
 
 def _text(findings: Sequence[Finding], *, counts: Mapping[str, int], num_files: int) -> str:

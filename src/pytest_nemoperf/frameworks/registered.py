@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
@@ -78,12 +78,12 @@ def _frameworks_of(entry: EntryPoint) -> Iterator[Framework]:
 
 
 def checked_frameworks(made: object) -> Iterator[Framework]:
-    """Yield the frameworks that code of others made: one, or a list of them.
+    """Yield the frameworks that code of others made: one, or some.
 
     Raises:
         TypeError: If an object is none.
     """
-    items: Sequence[Any] = made if isinstance(made, (list, tuple)) else (made,)
+    items: Iterable[Any] = made if isinstance(made, Iterable) and not isinstance(made, (str, Mapping)) else (made,)
     for item in items:
         missing = [name for name in _METHODS if not callable(getattr(item, name, None))]
         name = getattr(item, "name", None)

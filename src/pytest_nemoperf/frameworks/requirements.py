@@ -12,7 +12,7 @@ from functools import cache
 from typing import Final, Protocol, runtime_checkable
 
 from packaging.specifiers import SpecifierSet
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from pytest_nemoperf.errors import LaunchError
 from pytest_nemoperf.frameworks.interpreter import versions_in
@@ -151,7 +151,7 @@ def untested_version(requirement: Requirement, *, framework: str, version: str) 
         return None
     try:
         installed = Version(Version(version).public)
-    except InvalidVersion:
+    except ValueError:  # InvalidVersion, or a number of thousands of digits
         return None
     oldest, newest = requirement.tested[0], requirement.tested[-1]
     relation = ""

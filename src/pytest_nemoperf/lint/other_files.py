@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pytest_nemoperf.errors import BaselineError, RecipeError
 from pytest_nemoperf.lint.findings import Finding
-from pytest_nemoperf.pages.releases import check_release_name, release_path
+from pytest_nemoperf.pages.releases import check_release_name
 from pytest_nemoperf.published.row import PublishedRows
 from pytest_nemoperf.recipes.systems import find_system
 from pytest_nemoperf.results.row import Release
@@ -25,10 +25,11 @@ def lint_release(path: Path) -> list[Finding]:
     findings = []
     if release.name != path.stem:
         findings.append(_error(path, "file", f"holds release {release.name!r}; file and release must be named alike"))
-    try:
-        check_release_name(release.name)
-    except BaselineError as exc:
-        findings.append(_error(path, "file", str(exc)))
+    for name in filter(None, (release.name, release.previous)):
+        try:
+            check_release_name(name)
+        except BaselineError as exc:
+            findings.append(_error(path, "file", str(exc)))
     try:
         date.fromisoformat(release.date)
     except ValueError:
@@ -37,7 +38,7 @@ def lint_release(path: Path) -> list[Finding]:
         findings.append(_error(path, "arithmetic", f"{problem}; restore it (git checkout)"))
     for system in sorted({row.system for row in release.rows}):
         findings += _system_findings(path, system, place="$.rows")
-    if release.previous and not release_path(path.parent.parent, name=release.previous).exists():
+    if release.previous and release.previous not in {other.stem for other in path.parent.glob("*.json")}:
         message = f"$.previous: release {release.previous!r} is not there; restore its file, or --replace this release"
         findings.append(_error(path, "release", message))
     return findings

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, get_args, get_type_hints
 
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.logs.context import LogContext
@@ -14,6 +15,7 @@ from pytest_nemoperf.logs.evidence import check_clocks, check_rates, check_tflop
 from pytest_nemoperf.logs.log_format import RAW
 from pytest_nemoperf.logs.merge import LoggedStep, merge_rows
 from pytest_nemoperf.logs.rows import LogRow
+from pytest_nemoperf.records.figures import Count
 from pytest_nemoperf.records.step import RolloutStats, StepRecord
 
 Convert = Callable[[Mapping[str, float]], Mapping[str, float]]
@@ -34,7 +36,6 @@ _BYTES: Final = {
 _PHASE_REL_TOL: Final = 1e-3
 _MAX_NUMBER: Final = 1e30
 """Far above any number of a real step, yet small enough that no product of them overflows."""
-_INTEGER_TYPES: Final = ("int", "int | None")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,13 +318,20 @@ def _phases(step: LoggedStep, *, time_sec: float) -> dict[str, float]:
     return phases
 
 
+@cache
+def _counts() -> frozenset[str]:
+    """Return the fields of a rollout that are whole numbers."""
+    kinds = get_type_hints(RolloutStats, include_extras=True)
+    return frozenset(name for name, kind in kinds.items() if Count in (kind, *get_args(kind)))
+
+
 def _rollout(step: LoggedStep) -> RolloutStats | None:
     found: dict[str, Any] = {}
     for item in fields(RolloutStats):
         value = step.values.get(f"{_ROLLOUT}{item.name}")
         if value is None:
             continue
-        if item.type in _INTEGER_TYPES:
+        if item.name in _counts():
             if not math.isfinite(value):
                 raise RecordError(f"{step.subject(_ROLLOUT + item.name)}: {item.name}={value:g} must be finite")
             value = round(value)

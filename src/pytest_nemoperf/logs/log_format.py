@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from dataclasses import fields as fields_of
 from enum import StrEnum
+from functools import cache
 from types import MappingProxyType
 from typing import Final, Literal
 
 from pytest_nemoperf.errors import RecipeError, did_you_mean, enum_member, shown
-from pytest_nemoperf.records.step import PRETRAIN_PHASES, RL_PHASES, RolloutStats
 
 RUN_DIR: Final = "{run_dir}"
 """Stands for the directory of the run in the pattern of a log's files, and in a command."""
@@ -46,12 +46,7 @@ class LogKind(StrEnum):
     """Event files."""
 
 
-_PHASE_QUANTITIES = {f"phase.{name}_sec": f"seconds of the phase {name}" for name in (*PRETRAIN_PHASES, *RL_PHASES)}
-_ROLLOUT_QUANTITIES = {
-    f"rollout.{item.name}": f"{item.name} of the rollouts" for item in fields_of(RolloutStats) if item.type != "str"
-}
-
-QUANTITIES: Mapping[str, str] = MappingProxyType(
+_QUANTITIES: Mapping[str, str] = MappingProxyType(
     {
         "step": "number of the step, counted from any number",
         "step_time_sec": "seconds that the step took",
@@ -71,11 +66,27 @@ QUANTITIES: Mapping[str, str] = MappingProxyType(
         "peak_memory_mib": "the same in MiB",
         "peak_memory_gb": "the same in GB",
         "peak_memory_bytes": "the same in bytes",
-        **_PHASE_QUANTITIES,
-        **_ROLLOUT_QUANTITIES,
     }
 )
-"""Quantities that a log may hold, by the name that a format gives them; regular expressions write ``.`` as ``__``."""
+"""Quantities but phases and rollouts, by the name that a format gives them."""
+
+
+@cache
+def quantities() -> Mapping[str, str]:
+    """Return the quantities that a log may hold, by the name of a format; regular expressions write ``.`` as ``__``."""
+    from pytest_nemoperf.records.step import (  # noqa: PLC0415 (or every test that imports a Recipe loads msgspec)
+        PRETRAIN_PHASES,
+        RL_PHASES,
+        RolloutStats,
+    )
+
+    names = dict(_QUANTITIES)
+    for phase in (*PRETRAIN_PHASES, *RL_PHASES):
+        names[f"phase.{phase}_sec"] = f"seconds of the phase {phase}"
+    for item in fields_of(RolloutStats):
+        if item.type != "str":
+            names[f"rollout.{item.name}"] = f"{item.name} of the rollouts"
+    return MappingProxyType(names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +123,8 @@ class LogFormat:
         if self.comma not in _COMMAS:
             raise RecipeError(f"log_format: comma={shown(self.comma)} must be one of {', '.join(map(repr, _COMMAS))}")
         for name in self.names():
-            if name not in QUANTITIES and not name.startswith(RAW):
-                raise RecipeError(f"log_format: unknown quantity {shown(name)}; {did_you_mean(name, QUANTITIES)}")
+            if name not in quantities() and not name.startswith(RAW):
+                raise RecipeError(f"log_format: unknown quantity {shown(name)}; {did_you_mean(name, quantities())}")
         self._check_names()
 
     def _check_names(self) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from pytest_nemoperf.bounds import whole_number
+
 _MW_PER_W = 1000
 
 
@@ -54,8 +56,9 @@ def visible_gpus(installed: Sequence[Gpu], *, selection: str | None) -> Iterator
             yield Gpu(name=entry, memory_bytes=0, uuid=entry)
             continue
         chosen: Sequence[Gpu] = ()
-        if entry.isdecimal():
-            chosen = installed[int(entry) : int(entry) + 1]
+        index = whole_number(entry)
+        if index is not None:
+            chosen = installed[index : index + 1]
         elif entry.startswith("GPU-"):
             chosen = [gpu for gpu in installed if gpu.uuid.startswith(entry)]
         if len(chosen) != 1:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
-from pytest_nemoperf.errors import MachineError, did_you_mean
+from pytest_nemoperf.bounds import whole_number
+from pytest_nemoperf.errors import MachineError, did_you_mean, shown
 from pytest_nemoperf.machine.identity import memory_class_gib
 from pytest_nemoperf.recipes.systems import System
 
@@ -78,6 +79,7 @@ def _parse(system: System, *, texts: Sequence[str], option: str) -> dict[str, st
 
 
 def _count(value: str, *, text: str, option: str) -> int:
-    if not (value.isascii() and value.isdecimal()) or int(value) < 1:
-        raise MachineError(f"{option}={text!r} must be a whole number >= 1")
-    return int(value)
+    number = whole_number(value)
+    if not number:
+        raise MachineError(f"{option}={shown(text)} must be a whole number >= 1")
+    return number

@@ -7,7 +7,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from pytest_nemoperf.errors import RecipeError, did_you_mean
+from pytest_nemoperf.bounds import whole_number
+from pytest_nemoperf.errors import RecipeError, did_you_mean, shorten
 from pytest_nemoperf.layouts.layout import LAYOUT_CHOICES, LAYOUT_FLAGS, TRAINING_KEYS, Layout
 from pytest_nemoperf.recipes.recipe import Precision, Recipe, Recompute
 from pytest_nemoperf.recipes.systems import System
@@ -166,6 +167,7 @@ def _parse_value(key: str, value: str, *, subject: str) -> int | bool | str:
         if value not in _CHOICES[key]:
             raise RecipeError(f"{subject}: unknown {key} {value!r}; {did_you_mean(value, _CHOICES[key])}")
         return value
-    if not value.isdecimal() or int(value) < 1:
-        raise RecipeError(f"{subject}: {key}={value} must be a whole number >= 1")
-    return int(value)
+    number = whole_number(value)
+    if not number:
+        raise RecipeError(f"{subject}: {key}={shorten(value)} must be a whole number >= 1")
+    return number

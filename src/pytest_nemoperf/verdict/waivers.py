@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
-from pytest_nemoperf.errors import WaiverError, did_you_mean, plural
+from pytest_nemoperf.errors import WaiverError, did_you_mean, plural, shorten, shown
 from pytest_nemoperf.records.metrics import METRICS, Direction, Metric
 from pytest_nemoperf.verdict.comparison import WITHOUT_LOSS, Comparison, VerdictKind
 from pytest_nemoperf.verdict.judge import Verdict
@@ -147,9 +147,9 @@ def _parse_until(value: object, *, subject: str) -> date | Version:
         raise WaiverError(f"{subject}: until={value!r} must be a day such as '2026-12-31' or a release such as '1.4'")
     try:
         return Version(value)
-    except InvalidVersion:
+    except ValueError:  # InvalidVersion, or a number of thousands of digits
         raise WaiverError(
-            f"{subject}: until={value!r} is neither a day such as '2026-12-31' nor a release such as '1.4'"
+            f"{subject}: until={shown(value)} is neither a day such as '2026-12-31' nor a release such as '1.4'"
         ) from None
 
 
@@ -185,8 +185,8 @@ def _release_under_test(waiver: Waiver, *, release: str, subject: str) -> Versio
         )
     try:
         return Version(release)
-    except InvalidVersion:
-        raise WaiverError(f"ini perf_release = {release} is no version; write e.g. 1.4 or 1.4.0rc1") from None
+    except ValueError:  # as above
+        raise WaiverError(f"ini perf_release = {shorten(release)} is no version; write e.g. 1.4 or 1.4.0rc1") from None
 
 
 def _after_expiry(verdict: Verdict) -> str:

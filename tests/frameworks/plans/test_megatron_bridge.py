@@ -21,7 +21,7 @@ from pytest_nemoperf.frameworks.plans.megatron_bridge import (
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.models.catalog import find_model, model_catalog
 from pytest_nemoperf.models.twins import twin_of
-from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.recipes.recipe import Plan, Precision
 from tests.builders import make_plan, make_rl
 
 FLASH = "deepseek-v4-flash"
@@ -125,8 +125,8 @@ def test_batch_length_and_seed_are_the_plan_s() -> None:
         ("nvfp4", "bf16_with_nvfp4_mixed"),
     ],
 )
-def test_each_precision_has_its_recipe(precision: Any, name: str) -> None:
-    plan = replace(plan_of(Layout(gpus=1)), precision=precision)
+def test_each_precision_has_its_recipe(precision: str, name: str) -> None:
+    plan = replace(plan_of(Layout(gpus=1)), precision=Precision(precision))
 
     assert plan_overrides(plan)["mixed_precision"] == name
 

@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any, Final
 
+from pytest_nemoperf.bounds import whole_number
 from pytest_nemoperf.errors import RecipeError, check_flag
 from pytest_nemoperf.frameworks.configs.bash_arguments import read_script
 from pytest_nemoperf.frameworks.configs.checkout import find_checkout
@@ -317,8 +318,9 @@ def training_values(arguments: MegatronArguments) -> tuple[dict[str, Any], dict[
         values["is_router_balanced"] = True
     if "sft" in arguments:
         values["has_varying_lengths"] = True
-    if arguments.text("seed").isdecimal():
-        values["seed"] = arguments.count("seed")
+    seed = whole_number(arguments.text("seed"))
+    if seed is not None:
+        values["seed"] = seed
     return values, unread
 
 

@@ -8,7 +8,8 @@ from itertools import takewhile
 from pathlib import PurePath
 from typing import Any, Final
 
-from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.bounds import whole_number
+from pytest_nemoperf.errors import RecipeError, shorten
 
 OWN_ARGUMENTS: Final = frozenset(
     {
@@ -148,9 +149,10 @@ class MegatronArguments:
         if name not in self:
             return default
         word = self.text(name)
-        if not word.isdecimal():
-            raise RecipeError(f"{self.subject}: --{name} {word or '(nothing)'} must be a whole number >= 0")
-        return int(word)
+        number = whole_number(word)
+        if number is None:
+            raise RecipeError(f"{self.subject}: --{name} {shorten(word) or '(nothing)'} must be a whole number >= 0")
+        return number
 
     def number(self, name: str, default: float) -> float:
         """Return a finite number.
@@ -188,12 +190,14 @@ def launched_ranks(words: Sequence[str]) -> int | None:
         is_torchrun = any(PurePath(word).name in _TORCHRUN for word in words)
         return None if is_torchrun else tasks
     nodes = _option(words, "nnodes")
-    if not per_node.isdecimal() or not (nodes or "1").isdecimal():
+    num_nodes = whole_number(nodes or "1")
+    num_per_node = whole_number(per_node)
+    if num_nodes is None or num_per_node is None:
         return None
     task_nodes = _whole(_option(options, "nodes", "N"))
     if not nodes and max(tasks or 1, task_nodes or 1) > 1:  # one torchrun each, joined by variables or not at all
         return None
-    return int(per_node) * int(nodes or 1)
+    return num_per_node * num_nodes
 
 
 def _task_starter(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -216,7 +220,7 @@ def _srun_tasks(options: Sequence[str]) -> int | None:
 
 
 def _whole(text: str) -> int | None:
-    return int(text) if text.isdecimal() and int(text) > 0 else None
+    return whole_number(text) or None
 
 
 def _option(words: Sequence[str], *names: str) -> str:

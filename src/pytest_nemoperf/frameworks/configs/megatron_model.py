@@ -9,7 +9,8 @@ from __future__ import annotations
 import ast
 from typing import Any, Final
 
-from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.bounds import whole_number
+from pytest_nemoperf.errors import RecipeError, shorten
 from pytest_nemoperf.frameworks.configs.checkpoint_names import NamedModel
 from pytest_nemoperf.frameworks.configs.megatron_arguments import MegatronArguments
 from pytest_nemoperf.models.architecture import build_model
@@ -188,9 +189,10 @@ def _windows(arguments: MegatronArguments) -> dict[str, Any]:
         return {}
     before = ",".join(arguments.values["window-size"]).strip("()").partition(",")[0]
     interval = arguments.count("window-attn-skip-freq") or 0
-    if not before.isdecimal():
-        raise RecipeError(f"--window-size {before} is not understood")
-    return {"sliding_window": int(before) + 1, "full_attention_interval": interval}
+    num_before = whole_number(before)
+    if num_before is None:
+        raise RecipeError(f"--window-size {shorten(before)} is not understood")
+    return {"sliding_window": num_before + 1, "full_attention_interval": interval}
 
 
 def _hybrid_pattern(arguments: MegatronArguments) -> tuple[str, int]:

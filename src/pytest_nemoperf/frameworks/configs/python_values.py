@@ -149,13 +149,14 @@ _COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = MappingProxy
 
 
 def weight(value: Any) -> int:
-    """Return the number of values in a value, each counted as often as it is reached.
+    """Return the number of values in a value, each counted as often as it is reached, but the arguments of a call once.
 
     Raises:
         ValueError: If there are too many, they lie too deep, or a text or number is too long.
     """
     number = 0
     stack = [(value, 0)]
+    seen: set[int] = set()
     while stack:
         each, depth = stack.pop()
         number += 1
@@ -170,8 +171,10 @@ def weight(value: Any) -> int:
         elif isinstance(each, dict):
             inner = each.values()
         elif isinstance(each, Opaque):
-            args = [arg for maker in each.chain() for arg in maker.args]
-            inner = (*args, *each.values.values(), *each.touched.values())
+            inner = (*each.values.values(), *each.touched.values())
+            if id(each) not in seen:  # a call may have been given the very object that holds its result
+                seen.add(id(each))
+                inner = (*inner, *(arg for maker in each.chain() for arg in maker.args))
         for item in inner:
             stack.append((item, depth + 1))
         if number + len(stack) > _MAX_VALUES or depth > _MAX_LEVELS:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pytest_nemoperf.bounds import whole_number
 from pytest_nemoperf.errors import RecipeError
 
 MAX_CHARACTERS: Final = 1 << 20
@@ -165,8 +166,9 @@ def _item(node: Any, key: str) -> Any:
         if key in node:
             return node[key]
         return next((value for name, value in node.items() if str(name) == key), None)
-    if isinstance(node, list) and key.isdecimal() and int(key) < len(node):
-        return node[int(key)]
+    index = whole_number(key)
+    if isinstance(node, list) and index is not None and index < len(node):
+        return node[index]
     return None
 
 
