@@ -35,6 +35,7 @@ def test_a_sound_release_has_no_findings(tmp_path: Path) -> None:
         pytest.param({"rows": (make_row((0.0,)),)}, "arithmetic", "only positive figures", id="figure"),
         pytest.param({"rows": (make_row(), make_row())}, "arithmetic", "is there 2 times", id="twice"),
         pytest.param({"rows": (make_row(system="h101"),)}, "system", "unknown system 'h101'", id="system"),
+        pytest.param({"previous": "a" * 5000}, "release", "is not there; restore its file", id="a name no file has"),
         pytest.param({"previous": "0.1"}, "release", "release '0.1' is not there; restore its file", id="previous"),
     ],
 )

@@ -124,7 +124,14 @@ def test_the_rank_in_a_launcher_s_prefix_is_found(text: str, rank: str) -> None:
     assert (text[length:], found) == ("step 1", rank)
 
 
-@pytest.mark.parametrize("text", ["step 1: loss 2", "[2026-01-31 23:59:59]: step 1", "[titan] step 1", "loss: 2.5"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("step 1: loss 2", "[2026-01-31 23:59:59]: step 1", "[titan] step 1", "loss: 2.5"),
+        *("[a" + "1" * 100_000, " " * 100_000, "(w pid=" + "1" * 100_000),
+    ],
+    ids=lambda text: str(text)[:20],
+)
 def test_other_beginnings_are_no_prefix(text: str) -> None:
     assert Line(number=1, text=text).prefix == (0, "")
 

@@ -148,6 +148,8 @@ def test_changes_are_told_as_they_are_read() -> None:
         ("tp=", r"--perf-set: 'tp=' is not KEY=VALUE"),
         ("model=x", r"--perf-set: unknown key 'model'"),
         ("mbs=-1", r"--perf-set: mbs=-1 must be a whole number >= 1"),
+        ("mbs=" + "1" * 5000, r"--perf-set: mbs=1+ \.\.\. must be a whole number >= 1"),
+        ("mbs=\u0664", r"--perf-set: mbs=.* must be a whole number >= 1"),
         ("tp=0", r"--perf-set: tp=0 must be a whole number >= 1"),
         ("precision=fp8", r"--perf-set: unknown precision 'fp8'; did you mean .*fp8_ds"),
         ("recompute=half", r"--perf-set: unknown recompute 'half'; known: full, none, selective"),

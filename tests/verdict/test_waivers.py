@@ -123,6 +123,7 @@ def test_down_to_its_floor_a_waiver_counts(rate: float, memory_gib: float) -> No
         ({"reason": "x", "until": "31.12.2026"}, "until='31.12.2026' must be a day such as '2026-12-31'"),
         ({"reason": "x", "until": "2026.12.31"}, "until='2026.12.31' must be a day such as '2026-12-31'"),
         ({"reason": "x", "until": "31.12.2026 or so"}, "until='31.12.2026 or so' is neither a day"),
+        ({"reason": "x", "until": "1" * 5000}, "until='11111111"),
         ({"reason": "x", "until": "2026-12"}, "until='2026-12' must be a day"),
         ({"reason": "x", "until": "20261231"}, "until='20261231' must be a day"),
         ({"reason": "x", "until": "1.4", "floors": 90}, "unknown argument 'floors'; did you mean floor?"),

@@ -6,7 +6,7 @@ from collections import Counter
 from datetime import date
 from pathlib import Path
 
-from pytest_nemoperf.errors import BaselineError, RecipeError
+from pytest_nemoperf.errors import BaselineError, RecipeError, shown
 from pytest_nemoperf.lint.findings import Finding
 from pytest_nemoperf.pages.releases import check_release_name
 from pytest_nemoperf.published.row import PublishedRows
@@ -25,11 +25,10 @@ def lint_release(path: Path) -> list[Finding]:
     findings = []
     if release.name != path.stem:
         findings.append(_error(path, "file", f"holds release {release.name!r}; file and release must be named alike"))
-    for name in filter(None, (release.name, release.previous)):
-        try:
-            check_release_name(name)
-        except BaselineError as exc:
-            findings.append(_error(path, "file", str(exc)))
+    try:
+        check_release_name(release.name)
+    except BaselineError as exc:
+        findings.append(_error(path, "file", str(exc)))
     try:
         date.fromisoformat(release.date)
     except ValueError:
@@ -39,7 +38,7 @@ def lint_release(path: Path) -> list[Finding]:
     for system in sorted({row.system for row in release.rows}):
         findings += _system_findings(path, system, place="$.rows")
     if release.previous and release.previous not in {other.stem for other in path.parent.glob("*.json")}:
-        message = f"$.previous: release {release.previous!r} is not there; restore its file, or --replace this release"
+        message = f"$.previous: release {shown(release.previous)} is not there; restore its file, or --replace this release"
         findings.append(_error(path, "release", message))
     return findings
 

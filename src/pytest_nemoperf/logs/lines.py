@@ -28,11 +28,12 @@ _MOVES = "ABCDEFGHf"
 _CLOCK = re.compile(r"(\d{4})-(\d\d)-(\d\d)[ T](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9}))?")
 _CLOCK_WITHIN: Final = 60  # characters from the beginning; a date in a message is no clock
 _PREFIXES = (
-    re.compile(r"\[[A-Za-z_][\w.-]*?(\d+)(?:\|\d+)?\]: ?"),  # torchrun: [default1]: or [rank1]:
-    re.compile(r"\[\d+,(\d+)\]<std(?:out|err)>: ?"),  # mpirun --tag-output
-    re.compile(r"\s*(\d+): "),  # srun --label
-    re.compile(r"\(\w+ (pid=\d+)(?:, ip=[\d.]+)?\) "),  # Ray
+    re.compile(r"\[[A-Za-z_][\w.-]{,80}?(\d{1,9})(?:\|\d{1,9})?\]: ?"),  # torchrun: [default1]: or [rank1]:
+    re.compile(r"\[\d{1,18},(\d{1,9})\]<std(?:out|err)>: ?"),  # mpirun --tag-output
+    re.compile(r"\s{,80}(\d{1,9}): "),  # srun --label
+    re.compile(r"\(\w{1,80} (pid=\d{1,9})(?:, ip=[\d.]{1,40})?\) "),  # Ray
 )
+"""Prefixes of launchers; bounded, for a long word of digits would be tried at each of its places."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

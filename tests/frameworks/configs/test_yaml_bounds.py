@@ -36,12 +36,13 @@ def write(folder: Path, text: str, *, name: str = "x.yaml") -> Path:
             "a: " + "[" * 20_000, r"nested more than 32 levels deep|exceeded maximum nesting depth", id="lists"
         ),
         pytest.param('{"a": ' * 20_000, r":1: nested more than 32 levels deep", id="sections"),
-        pytest.param(LAUGHS, r":5: more than 20,000 values with its aliases written out", id="billion laughs"),
-        pytest.param(MERGES, r":5: more than 20,000 values with its aliases written out", id="merges"),
+        pytest.param(LAUGHS, r":5: more than 10,000 values with its aliases written out", id="billion laughs"),
+        pytest.param(MERGES, r":5: more than 10,000 values with its aliases written out", id="merges"),
         pytest.param("a: &a [1, *a]", r":1: no complete value is called \*a", id="a list that holds itself"),
         pytest.param("a: *b", r":1: no complete value is called \*b", id="an alias of nothing"),
         pytest.param("a: 1\nb: {c: 1, d: 2, c: 3}", r":2: 'c' is there twice in one section", id="a name twice"),
-        pytest.param("a: " + "1" * 5000, r"is no YAML: .*4300 digits", id="digits"),
+        pytest.param("a: " + "1" * 5000, r":1: 1+ \.\.\. has more than 64 bits; quote it", id="digits"),
+        pytest.param("a: 0x" + "f" * 5000, r":1: 0xf+ \.\.\. has more than 64 bits; quote it", id="hexadecimal"),
         pytest.param("a: 2026-13-45", r"is no YAML: month must be in 1\.\.12", id="a date there is not"),
         pytest.param("? [1]\n: 2", r"is no YAML: .*unhashable", id="a list as name"),
         pytest.param(
@@ -67,7 +68,7 @@ def test_anchors_and_merges_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        pytest.param(CHAIN, "more than 20,000 values with its interpolations", id="texts"),
+        pytest.param(CHAIN, "more than 10,000 values with its interpolations", id="texts"),
         pytest.param(SECTIONS, "interpolations follow each other more than 64 times", id="sections"),
         pytest.param("a: {b: '${a}'}", "a is interpolated into itself", id="into itself"),
         pytest.param("a: {b: '${..a}'}", "a is interpolated into itself", id="into itself by a relative name"),

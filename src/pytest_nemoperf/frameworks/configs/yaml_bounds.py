@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pytest_nemoperf.bounds import whole_number
-from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.errors import RecipeError, shorten
 
 MAX_CHARACTERS: Final = 1 << 20
 """Length of a recipe file; the longest that frameworks ship have a tenth of it."""
 MAX_DEPTH: Final = 32
 """Levels of nesting; the recipes that frameworks ship have at most ten."""
-_MAX_VALUES: Final = 20_000
+_MAX_VALUES: Final = 10_000
 """Values of a file with its aliases and interpolations written out; large recipes have a thousand."""
 _MAX_INTERPOLATED: Final = 400
 _MAX_REFERENCES: Final = 12
 """Length of a text with interpolations, and the number of them; OmegaConf's grammar takes seconds for a long one."""
+_HUGE_NUMBER: Final = re.compile(r"[-+]?(?:0x[0-9a-fA-F_]{20,}|0b[01_]{70,}|[\d_:]{40,})")
+"""Whole number that YAML would build, of any length; those of recipes have 64 bits."""
 _REFERENCE: Final = re.compile(r"\$\{([^${}:]+)\}")
 
 _Path = tuple[str, ...]
@@ -69,6 +71,8 @@ def check_events(events: Iterable[Any], *, subject: str) -> None:
         if kind == "ScalarEvent":
             node = _Node(anchor=event.anchor or "")
             name = event.value
+            if event.style in (None, "") and _HUGE_NUMBER.fullmatch(name):
+                raise RecipeError(f"{subject}:{line}: {shorten(name)} has more than 64 bits; quote it if it is a text")
         elif kind == "AliasEvent":
             found = anchored.get(event.anchor)
             if found is None:
