@@ -21,7 +21,7 @@ from pytest_nemoperf.models.catalog import find_model
 Task = Literal["pretrain", "sft", "lora"]
 
 _LATEST = (9999,)  # "main": younger than every release
-_RELEASE = re.compile(r"\d+(?:[.-]\d+)*")
+_RELEASE = re.compile(r"\d{1,9}(?:[.-]\d{1,9}){,9}")
 _CONTAINER = re.compile(r"\((\d+\.\d+)\)")  # Automodel prints a row's container behind the model
 _WITHOUT_MTP = re.compile(r"w/o mtp", re.IGNORECASE)
 

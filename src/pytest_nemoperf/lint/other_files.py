@@ -38,7 +38,8 @@ def lint_release(path: Path) -> list[Finding]:
     for system in sorted({row.system for row in release.rows}):
         findings += _system_findings(path, system, place="$.rows")
     if release.previous and release.previous not in {other.stem for other in path.parent.glob("*.json")}:
-        message = f"$.previous: release {shown(release.previous)} is not there; restore its file, or --replace this release"
+        previous = shown(release.previous)
+        message = f"$.previous: release {previous} is not there; restore its file, or --replace this release"
         findings.append(_error(path, "release", message))
     return findings
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 # of torchrun, torch or srun --label; behind the hour of a clock there is another digit
-_RANK: Final = re.compile(r"^\s*\[?(?:rank|default)?\s*(\d+)\]?\s*[:|](?!\d)", re.IGNORECASE)
+_RANK: Final = re.compile(r"^\s*\[?(?:rank|default)?\s*(\d{1,9})\]?\s*[:|](?!\d)", re.IGNORECASE)
 _SIZE: Final = re.compile(r"[Tt]ried to allocate (?P<size>[\d.]+ (?:bytes|[KMGT]iB))")
 _GPU: Final = re.compile(r"GPU (?P<gpu>\d+)")
 _CAPACITY: Final = re.compile(r"total capacity of (?P<new>[\d.]+ [KMGT]iB)|(?P<old>[\d.]+ [KMGT]iB) total capacity")

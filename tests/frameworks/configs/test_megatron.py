@@ -366,6 +366,12 @@ def test_chunks_of_an_unknown_model_can_not_be_told() -> None:
 def test_a_layout_is_counted() -> None:
     assert layout_stages("Et|t|mL") == 3
     assert layout_stages("'Et*3|(tt|)*29,m|L'") == 32
+
+
+@pytest.mark.parametrize("text", ["(tt|)*999999999", "(t|)*" + "9" * 5000, "((((t|)*999)*999)*999)*999"])
+def test_a_pipeline_layout_longer_than_models_are_deep_is_refused(text: str) -> None:
+    with pytest.raises(RecipeError, match=r"the pipeline layout \(.* has more than 10,000 letters written out"):
+        layout_stages(text)
     assert layout_stages("E|((t|)*2m|)*3L") == 11
 
 

@@ -33,7 +33,7 @@ _PRECISIONS: Final = "megatron.bridge.training.mixed_precision"
 _BY_NAME: Final = ("get_mixed_precision_config",)
 _PACKAGES: Final = ("perf_recipes", "recipes")
 """Packages that are searched for a recipe's name, in the order of the training script."""
-_BENCHMARK = re.compile(r"_(pretrain|sft|peft)_(?P<gpus>[1-9]\d*)gpu_[a-z0-9]+_(bf16|fp8\w\w|nvfp4)(_\w+)?_config")
+_BENCHMARK = re.compile(r"_(pretrain|sft|peft)_(?P<gpus>[1-9]\d{,6})gpu_[a-z0-9]+_(bf16|fp8\w\w|nvfp4)(_\w+)?_config")
 _FULL_SEQUENCES: Final = frozenset({"GPTDatasetConfig", "MockGPTDatasetConfig"})
 _OWN: Final = (
     "checkpoint",

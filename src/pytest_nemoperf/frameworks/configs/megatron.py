@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from pytest_nemoperf.bounds import whole_number
-from pytest_nemoperf.errors import RecipeError, check_flag
+from pytest_nemoperf.errors import RecipeError, check_flag, shorten
 from pytest_nemoperf.frameworks.configs.bash_arguments import read_script
 from pytest_nemoperf.frameworks.configs.checkout import find_checkout
 from pytest_nemoperf.frameworks.configs.checkpoint_names import NamedModel
@@ -42,6 +42,8 @@ OTHER_OPTIONS: Final = (SCRIPT_OPTION, WORDS_OPTION, SCRIPT_MAY_RUN)
 """Options that are no arguments of Megatron-LM."""
 
 _MAX_SHOWN: Final = 100
+_MAX_LAYOUT: Final = 10_000
+"""Letters of a pipeline layout, one a layer or stage; ten times as many as a model may have layers."""
 _MARKS: Final = ("--micro-batch-size", "--num-layers")
 _OTHER_SCRIPTS: Final = (
     *("bert", "t5", "vlm", "ict", "retro", "vision", "llava", "multimodal", "mimo", "_rl", "dino", "classif"),
@@ -416,10 +418,23 @@ def model_chunks(arguments: MegatronArguments, *, pp: int, model: NamedModel) ->
 
 
 def layout_stages(text: str) -> int:
-    """Return the stages of a pipeline layout such as ``Et|(tt|)*30mL``."""
+    """Return the stages of a pipeline layout such as ``Et|(tt|)*30mL``.
+
+    Raises:
+        RecipeError: If its repetitions make it longer than any model is deep.
+    """
     text = text.strip("'\"")
+
+    def repeated(match: re.Match[str]) -> str:
+        times = whole_number(match[2])
+        if times is None or len(match[1]) * times > _MAX_LAYOUT:
+            raise RecipeError(f"the pipeline layout {shorten(text)} has more than {_MAX_LAYOUT:,} letters written out")
+        return match[1] * times
+
     while True:
-        expanded = re.sub(r"\(([^()]*)\)\*(\d+)", lambda match: match[1] * int(match[2]), text)
+        expanded = re.sub(r"\(([^()]*)\)\*(\d+)", repeated, text)
+        if len(expanded) > _MAX_LAYOUT:
+            raise RecipeError(f"the pipeline layout {shorten(text)} has more than {_MAX_LAYOUT:,} letters written out")
         if expanded == text:
             return text.count("|") + 1
         text = expanded
