@@ -12,9 +12,9 @@ from pytest_nemoperf.frameworks.requirements import Installable, untested_versio
 from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.results.cases import CaseReport, CaseResult
 from pytest_nemoperf.runs.storing import BaselineWriter, StoreOutcome
+from pytest_nemoperf.session.baseline_verdict import baseline_verdict
 from pytest_nemoperf.session.context import Context
 from pytest_nemoperf.verdict.comparison import LOCALLY_RECORDED, VerdictKind
-from pytest_nemoperf.verdict.judge import judge
 from pytest_nemoperf.verdict.waivers import WaiverEffect, apply_waiver
 
 if TYPE_CHECKING:
@@ -80,14 +80,7 @@ def _verdict_on(case: MeasuredCase, *, context: Context) -> Verdict:
     """Return the verdict on a case, with notes on the baseline it rests on."""
     verdict = case.verdict
     if verdict is None:
-        verdict = judge(
-            case.measurement,
-            baseline=case.found.baseline,
-            machine=case.machine,
-            policy=case.policy,
-            looked_in=context.baselines_shown,
-            why_none=case.found.why_none,
-        )
+        verdict = baseline_verdict(case, context=context)
     if case.ab is not None or verdict.kind is VerdictKind.INVALID:
         return verdict
     return replace(

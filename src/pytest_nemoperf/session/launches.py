@@ -20,10 +20,10 @@ from pytest_nemoperf.measure.steady_state import Drift
 from pytest_nemoperf.runs.execute import run_once
 from pytest_nemoperf.runs.replay import TRY_SUFFIXES, CaseRecord, load_case, measure_stored, write_case
 from pytest_nemoperf.runs.yardstick import YardstickLaunches
+from pytest_nemoperf.session.baseline_verdict import judged_by_baseline
 from pytest_nemoperf.session.budget import CaseBudget
 from pytest_nemoperf.session.cases import MeasuredCase, PlannedCase, ending_text, not_judged_text
 from pytest_nemoperf.verdict.comparison import LOCALLY_RECORDED, VerdictKind
-from pytest_nemoperf.verdict.judge import Verdict, judge
 from pytest_nemoperf.verdict.resolution import wants_more_runs
 
 if TYPE_CHECKING:
@@ -158,15 +158,7 @@ class Launches:
         context = self._context
         plan = case.plan
         measurement = measurement_of(plan, runs=launched.runs, problem=problem)
-        verdict: Verdict = judge(
-            measurement,
-            baseline=found.baseline,
-            machine=context.machine,
-            policy=case.policy,
-            looked_in=context.baselines_shown,
-            why_none=found.why_none,
-        )
-        return MeasuredCase(
+        measured = MeasuredCase(
             mark=case.mark,
             measurement=measurement,
             machine=context.machine,
@@ -175,8 +167,8 @@ class Launches:
             found=found,
             plan=plan,
             run_dir=self._folder.path / plan.case,
-            verdict=verdict,
         )
+        return judged_by_baseline(measured, context=context)
 
     def _unfinished(
         self, case: PlannedCase, *, launched: _Launched, found: StoredBaseline, error: BaseException

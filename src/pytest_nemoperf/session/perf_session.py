@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,15 +12,12 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.ab.measure_request import write_measurement
-from pytest_nemoperf.baselines.atomic import write_atomically
-from pytest_nemoperf.baselines.store import StoredBaseline
 from pytest_nemoperf.errors import (
     NO_MEMORY_LEFT,
     BaselineError,
     NemoPerfError,
     RecipeError,
     RevisionError,
-    UnsupportedError,
     in_one_line,
     os_error_text,
 )
@@ -40,26 +36,27 @@ from pytest_nemoperf.results.cases import CaseReport, NotRun, Pruned, SessionRes
 from pytest_nemoperf.results.dry_run import DRY_RUN_FILE, DryRun, suite_cost
 from pytest_nemoperf.runs.folders import SessionFolder
 from pytest_nemoperf.session.ab_session import ABSession
+from pytest_nemoperf.session.baseline_verdict import unjudged
 from pytest_nemoperf.session.cases import (
     CaseLauncher,
     MeasuredCase,
     PlannedCase,
     ending_text,
     measured_text,
-    not_judged_text,
 )
 from pytest_nemoperf.session.collected import Suite
 from pytest_nemoperf.session.confirm import Confirmer
 from pytest_nemoperf.session.context import Context
+from pytest_nemoperf.session.in_process import judge_in_process, measured_in_process
 from pytest_nemoperf.session.invocation import invocation_of
 from pytest_nemoperf.session.judge_case import judge_case
 from pytest_nemoperf.session.launches import Launches, Replay
+from pytest_nemoperf.session.outputs import write_files
 from pytest_nemoperf.session.planning import Planner
 from pytest_nemoperf.session.profiles import is_profile_due, profile_report, store_new_profile
 from pytest_nemoperf.session.progress import Progress
 from pytest_nemoperf.session.writable import check_outputs
 from pytest_nemoperf.verdict.comparison import VerdictKind
-from pytest_nemoperf.verdict.judge import judge
 
 _KEPT_SESSIONS = 10
 
@@ -200,11 +197,11 @@ class PerfSession:
         case = self._measured.get(measurement.case)
         if case is None or case.mark.nodeid != mark.nodeid:
             self.planner.claim(measurement.case, nodeid=mark.nodeid)
-            case = self._new_case(measurement, mark=mark)
+            case = measured_in_process(measurement, mark=mark, context=self.context, planner=self.planner)
             try:
-                case = self._in_process(case)
+                case = judge_in_process(case, context=self.context, confirmer=self._confirmer)
             except BaselineError as exc:
-                self._keep_unfinished(self._unjudged(case, problem=in_one_line(exc)), exc)
+                self._keep_unjudged(case, exc, problem=in_one_line(exc))
                 raise
         elif case.ab is None and measurement is not case.measurement:
             found = self.context.baselines.find(
@@ -219,7 +216,7 @@ class PerfSession:
         try:
             report = judge_case(case, context=self.context, framework=framework)
         except BaselineError as exc:
-            self._keep_unfinished(self._unjudged(case, problem=in_one_line(exc)), exc)
+            self._keep_unjudged(case, exc, problem=in_one_line(exc))
             raise
         return self._profiled(self._add(report))
 
@@ -242,20 +239,18 @@ class PerfSession:
         if self.settings.measure_into is not None or not measurement.runs:
             return
         self.planner.claim(measurement.case, nodeid=mark.nodeid)
-        case = self._unjudged(self._new_case(measurement, mark=mark), problem=f"its loop {ending_text(error)}")
-        self._keep_unfinished(case, error)
+        case = measured_in_process(measurement, mark=mark, context=self.context, planner=self.planner)
+        self._keep_unjudged(case, error, problem=f"its loop {ending_text(error)}")
+
+    def _keep_unjudged(self, case: MeasuredCase, error: BaseException, *, problem: str) -> None:
+        """Report a measured case as INVALID, for a problem that has nothing to do with its numbers."""
+        self._keep_unfinished(unjudged(case, problem=problem, context=self.context), error)
 
     def _keep_unfinished(self, case: MeasuredCase, error: BaseException) -> None:
         """Report a case that was measured in part, or can't be judged, as INVALID; the error fails the test."""
         self._not_compared.pop(case.measurement.case, None)
         self._reported = error
         self._add(judge_case(case, context=self.context))
-
-    def _unjudged(self, case: MeasuredCase, *, problem: str) -> MeasuredCase:
-        """Return a measured case as INVALID, for a problem that has nothing to do with its numbers."""
-        problems = (not_judged_text(case.measurement.runs, reason=problem), *case.measurement.problems)
-        measurement = replace(case.measurement, problems=problems)
-        return self._judged_by_baseline(replace(case, measurement=measurement))
 
     def note_failure(self, error: NemoPerfError | OSError | MemoryError, *, nodeid: str) -> str:
         """List a test that an error ended, unless the report of a case has the error; return the text to fail with."""
@@ -329,7 +324,7 @@ class PerfSession:
         """Report the runs of a case that its test has not given to perf.compare; they fail nothing by themselves."""
         self._not_compared.pop(case.measurement.case)
         reason = problem or "its test never gave it to perf.compare"
-        report = judge_case(self._unjudged(case, problem=reason), context=self.context)
+        report = judge_case(unjudged(case, problem=reason, context=self.context), context=self.context)
         self._add(replace(report, result=replace(report.result, is_failure=False)))
 
     def keep_measurement(self, measurement: Measurement, *, nodeid: str) -> None:
@@ -435,34 +430,14 @@ class PerfSession:
         return missing
 
     def _write_output(self) -> None:
-        """Write the results file and the markdown table, or a dry run's file; note their paths, or the error."""
+        """Write the results file and the markdown table, or a dry run's file; note their paths, and the error."""
         if self.settings.is_dry_run:
             files = {DRY_RUN_FILE: to_json(self.dry_run)}
         else:
             files = {"results.json": to_json(self.results), "results.md": render_markdown(self.results)}
-        lost = {}
-        for name, text in files.items():
-            path = self.settings.output_dir / name
-            try:
-                write_atomically(path, text=text)
-            except OSError as exc:
-                self.write_error = f"not written: {os_error_text(exc)}"
-                lost[name] = text
-            else:
-                self.written.append(self.context.shown(path))
-        if lost:
-            self.write_error += self._write_elsewhere(lost)
-
-    def _write_elsewhere(self, files: Mapping[str, str]) -> str:
-        """Write files that their folder does not take into a new temporary one; return a clause on that."""
-        try:
-            folder = Path(tempfile.mkdtemp(prefix="nemoperf-results-"))
-            for name, text in files.items():
-                write_atomically(folder / name, text=text)
-        except OSError as exc:
-            return f"; nor elsewhere: {os_error_text(exc)}"
-        self.written += [str(folder / name) for name in files]
-        return f"; {' and '.join(files)} went to {folder}"
+        written = write_files(files, folder=self.settings.output_dir)
+        self.written = [self.context.shown(path) for path in written.paths]
+        self.write_error = written.problem
 
     @cached_property
     def results(self) -> SessionResults:
@@ -507,53 +482,6 @@ class PerfSession:
             cost=suite_cost(planner.priced) if planner.priced else None,
             terms=self.settings.policy,
         )
-
-    def _new_case(self, measurement: Measurement, *, mark: PerfMark) -> MeasuredCase:
-        """Return the case of a loop or benchmark of the test process, before its baseline is looked up."""
-        context = self.context
-        if self.settings.ab is not None:
-            raise UnsupportedError(
-                f"{measurement.case} was measured in this process, where code can't be swapped; "
-                "leave it out of a session with --perf-ab"
-            )
-        return MeasuredCase(
-            mark=mark,
-            measurement=measurement,
-            machine=context.machine,
-            provenance=context.provenance,
-            policy=replace(self.planner.policy(mark), max_runs=len(measurement.runs) or 1, min_runs=1),
-            found=StoredBaseline(baseline=None, path=""),
-            is_storable=self.settings.replay_dir is None,
-        )
-
-    def _in_process(self, case: MeasuredCase) -> MeasuredCase:
-        """Judge a loop or benchmark by its baseline, and confirm that; its runs are measured once a session.
-
-        Raises:
-            BaselineError: If a stored baseline can't be trusted.
-        """
-        asked = case.policy
-        found = self.context.baselines.find(case.measurement.case, workload=case.measurement.workload, plan=None)
-        case = replace(case, found=found, policy=self._confirmer.policy(asked, baseline=found.baseline))
-        case = self._judged_by_baseline(case)
-        compared = self._confirmer.compare(case)
-        confirmed = self._confirmer.confirm(case, compared=compared)
-        if self._confirmer.is_left_to_stored_evidence(confirmed, compared=compared):
-            case = self._judged_by_baseline(replace(case, policy=asked))
-            confirmed = self._confirmer.confirm(case, compared=compared)
-        return replace(confirmed, is_same_code=self._confirmer.is_same_code(case))
-
-    def _judged_by_baseline(self, case: MeasuredCase) -> MeasuredCase:
-        """Return a case with the verdict of its stored baseline."""
-        verdict = judge(
-            case.measurement,
-            baseline=case.found.baseline,
-            machine=case.machine,
-            policy=case.policy,
-            looked_in=self.context.baselines_shown,
-            why_none=case.found.why_none,
-        )
-        return replace(case, verdict=verdict)
 
     def _origin(self) -> tuple[Mapping[str, str | int], Provenance]:
         """Return machine key and provenance of the session's runs; in a replay, of the first stored ones."""
