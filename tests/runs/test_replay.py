@@ -51,7 +51,9 @@ def test_a_case_record_is_read_back_as_written(tmp_path: Path) -> None:
 
 
 def test_stored_runs_measure_as_in_their_session(case_dir: Path) -> None:
-    outputs = [RunOutput(records=tuple(make_records(PLAN, step_time_sec=time))) for time in (0.1, 0.2, 0.3)]
+    outputs = [
+        RunOutput(records=tuple(make_records(PLAN, step_time_sec=time, rank_times_sec=()))) for time in (0.1, 0.2, 0.3)
+    ]
 
     assert measured(case_dir) == measure_outputs(PLAN, outputs=outputs)
 
