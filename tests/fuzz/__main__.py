@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -107,6 +108,7 @@ def _chunks(readers: Mapping[str, Sequence[str]], *, arguments: argparse.Namespa
 def _work(jobs: Any, results: Any) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     set_alarm()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that reports
     while (job := jobs.get()) is not None:
         name, first, count = job
         total, slowest, slowest_number = 0.0, 0.0, first
@@ -132,12 +134,15 @@ def _collected(results: Any, *, num_jobs: int, workers: Sequence[Any], names: Se
     while done < num_jobs:
         try:
             message = results.get(timeout=1.0)
+        except KeyboardInterrupt:
+            print("\nstopped; what had ended:")
+            _kill(workers)
+            return found
         except Empty:
             if all(worker.is_alive() for worker in workers) and monotonic() - heard < _HANG_SEC:
                 continue
             print(f"\nno answer for {_HANG_SEC:.0f} s, at or within 50 after: {at}")
-            for worker in workers:
-                worker.kill()
+            _kill(workers)
             for name, number in at.values():
                 found[name].faults[f"hang from {number}"] += 1
             return found
@@ -162,6 +167,11 @@ def _collected(results: Any, *, num_jobs: int, workers: Sequence[Any], names: Se
             num_faults = sum(sum(each.faults.values()) for each in found.values())
             print(f"{told - start:6.0f} s  {num_inputs:,} inputs, {num_faults:,} faults", flush=True)
     return found
+
+
+def _kill(workers: Sequence[Any]) -> None:
+    for worker in workers:
+        worker.kill()
 
 
 def _keep(fault: Fault) -> None:
