@@ -135,6 +135,7 @@ def _collected(results: Any, *, num_jobs: int, workers: Sequence[Any], names: Se
         try:
             message = results.get(timeout=1.0)
         except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the table is being printed
             print("\nstopped; what had ended:")
             _kill(workers)
             return found

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import Final
 
+from pytest_nemoperf.bounds import whole_number
 from pytest_nemoperf.errors import RecipeError, did_you_mean
 from pytest_nemoperf.frameworks.interpreter import parse_interpreters
 from pytest_nemoperf.options.usage import usage_error
 from pytest_nemoperf.verdict.comparison import FAILING_BY_DEFAULT, VerdictKind
-
-_COUNT: Final = re.compile(r"[0-9]{1,9}")
 
 
 def parse_fail_on(text: str) -> frozenset[VerdictKind]:
@@ -42,9 +39,10 @@ def parse_count(text: str, *, subject: str) -> int:
     Raises:
         pytest.UsageError: If it is none.
     """
-    if not _COUNT.fullmatch(text.strip()) or int(text) < 1:
+    count = whole_number(text.strip())
+    if not count:
         raise usage_error(f"{subject}={text} must be a whole number >= 1: a verdict needs at least one launch")
-    return int(text)
+    return count
 
 
 def parse_probability(text: str, *, subject: str) -> float:
