@@ -358,7 +358,7 @@ class PerfPlugin:
                     reason = "no judged case failed but INVALID ones"
                 terminalreporter.write_line(f"perf: {reason}, so none ran under the profiler (--perf-profile)")
             for caution in self._cautions():
-                terminalreporter.write_line(visible_text(f"perf: {caution}"), yellow=True)
+                terminalreporter.write_line(session.progress.fitted(f"perf: {caution}"), yellow=True)
         if session.write_error:
             terminalreporter.write_line(visible_text(f"perf: {session.write_error}"), red=True)
 

@@ -57,7 +57,8 @@ class Progress:
     @property
     def width(self) -> int:
         """Columns of the terminal; 80 without one."""
-        return self._config.get_terminal_writer().fullwidth
+        with self._past_capture():  # else the file that takes the test's output is asked, and has no columns
+            return self._config.get_terminal_writer().fullwidth
 
     @property
     def is_live(self) -> bool:
@@ -73,8 +74,12 @@ class Progress:
         """Write a sentence, in a log on a line of its own; under ``-q`` as well."""
         with self._terminal() as reporter:
             if reporter is not None:
-                text = visible_text(f"perf: {sentence}")
-                reporter.write_line(_wrapped(text, width=self.width) if self.is_live else text)
+                reporter.write_line(self.fitted(f"perf: {sentence}"))
+
+    def fitted(self, text: str) -> str:
+        """Return a text that is safe to print, on a terminal in lines that break between words."""
+        text = visible_text(text)
+        return _wrapped(text, width=self.width) if self.is_live else text
 
     def case(self, report: CaseReport) -> None:
         """Write the line of a judged case."""

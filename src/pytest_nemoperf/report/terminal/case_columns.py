@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
@@ -117,11 +118,12 @@ def _value(case: CaseResult, *, metric: Metric) -> float | None:
 
 
 def _figures(values: Sequence[float | None], *, metric: Metric) -> tuple[tuple[str, str], tuple[str, ...]]:
-    """Return heading and cells; times are all in the unit of the least, with one more digit than a few have."""
+    """Return heading and cells; times are all in the unit of their median."""
     heading = FIGURE_HEADINGS[metric.name]
     size = 1.0
     if metric.unit == "s":
-        size, unit = time_unit(min((value for value in values if value), default=1.0))
+        known = [value for value in values if value]
+        size, unit = time_unit(statistics.median(known) if known else 1.0)
         heading = (heading[0], unit)
     cells = []
     for value in values:
