@@ -38,6 +38,7 @@ def test_arguments_in_quotes_hold_spaces() -> None:
         pytest.param("<!-- nemoperf:begin a b= -->\n", "a.md:1: 'b=' is no argument of a block", id="no value"),
         pytest.param("<!-- nemoperf:begin a b=1 b=2 -->\n", "a.md:1: argument 'b' is given twice", id="argument"),
         pytest.param("<!-- nemoperf:begin a b='1 -->\n", "can't be split into words: No closing quotation", id="quote"),
+        pytest.param(f"<!-- nemoperf:begin a{' ' * 100_000}->\n", "a.md:1: a marker stands alone", id="many blanks"),
         pytest.param("text <!-- nemoperf:begin a -->\n", "a.md:1: a marker stands alone on its line", id="in a line"),
         pytest.param("<!-- nemoperf:begin\na -->\n", "a.md:1: a marker stands alone on its line", id="two lines"),
     ],

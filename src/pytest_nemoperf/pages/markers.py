@@ -10,7 +10,7 @@ from typing import Final
 
 from pytest_nemoperf.errors import PageError
 
-_MARKER: Final = re.compile(r" {0,3}<!--\s*nemoperf:(?P<word>\S*?)(?P<rest>\s.*?)?\s*-->[ \t]*\r?\n?")
+_MARKER: Final = re.compile(r" {0,3}<!--\s*nemoperf:(?P<word>\S*?)(?P<rest>\s.*)?-->[ \t]*\r?\n?")
 _ALMOST: Final = re.compile(r"<!--\s*nemoperf:")
 _CODE: Final = re.compile(r"`[^`]*`")
 _FENCE: Final = re.compile(r" {0,3}(?P<fence>`{3,}|~{3,})(?P<info>.*)")
