@@ -55,7 +55,7 @@ class _BenchmarkWorkload:
 
 
 def is_in_process(workload: Mapping[str, Any]) -> bool:
-    """Return whether a stored workload is measured in the test process, and so once a session."""
+    """Return True for a stored workload that is measured in the test process, and so once a session."""
     return workload.get("workload") in (LOOP, BENCHMARK)
 
 

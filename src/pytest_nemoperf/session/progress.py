@@ -225,7 +225,7 @@ def _wrapped(text: str, *, width: int) -> str:
 
 
 def _is_terminal(reporter: pytest.TerminalReporter) -> bool:
-    """Return whether pytest writes to a terminal that can repaint a line."""
+    """Return True for a pytest that writes to a terminal able to repaint a line."""
     if os.environ.get("TERM") == "dumb":
         return False
     isatty: object = reporter.isatty

@@ -11,11 +11,12 @@ import ast
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from pytest_nemoperf.errors import RecipeError, did_you_mean
+from pytest_nemoperf.frameworks.configs.python_syntax import assigned_targets, defined_names, parsed, top_statements
 from pytest_nemoperf.frameworks.configs.python_values import (
     BUILTINS,
     UNKNOWN,
@@ -38,7 +39,6 @@ _MAX_STATEMENTS: Final = 50_000
 _MAX_WORK: Final = 2_000_000
 """Values that operators and calls are given in all: half a second's, and a hundred times what a recipe needs."""
 _MAX_DEPTH: Final = 60
-_MAX_PARSED: Final = 1000
 _ON_ATTRIBUTES: Final = frozenset({"getattr", "hasattr", "setattr", "isinstance"})
 
 
@@ -143,14 +143,14 @@ class SourceTree:
     def _load(self, path: Path, *, name: str) -> _Module:
         if path not in self._modules:
             try:
-                tree = _parsed(read_text(path))
+                tree = parsed(read_text(path))
             except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two of deep nesting
                 if isinstance(error, RecipeError):
                     raise
                 raise RecipeError(f"{path} can't be read as Python: {type(error).__name__}: {error}") from None
             definitions: dict[str, ast.stmt] = {}
-            for node in _top_statements(tree.body):
-                for defined in _defined_names(node):
+            for node in top_statements(tree.body):
+                for defined in defined_names(node):
                     definitions[defined] = node
             self._modules[path] = _Module(name=name, path=path, definitions=definitions)
         return self._modules[path]
@@ -285,7 +285,7 @@ class SourceTree:
             case ast.FunctionDef():
                 scope.names[node.name] = _Function(node=node, module=scope.module)
             case ast.ImportFrom():
-                for name in _defined_names(node):
+                for name in defined_names(node):
                     scope.names[name] = self._imported(scope.module, node, name)
             case ast.Delete():
                 self._forget([node], scope)
@@ -302,7 +302,7 @@ class SourceTree:
             case ast.For():
                 self._loop(node, scope)
             case ast.With():
-                for target in _targets(node):
+                for target in assigned_targets(node):
                     self._assign(target, UNKNOWN, scope)
                 self._run(node.body, scope)
             case ast.Try():
@@ -345,7 +345,7 @@ class SourceTree:
         for node in body:
             self._count_statement(scope.module)
             for each in ast.walk(node):
-                for target in _targets(each):
+                for target in assigned_targets(each):
                     self._assign(target, UNKNOWN, scope)
                 if isinstance(each, ast.Call):
                     self._forget_call(each, scope)
@@ -493,11 +493,6 @@ def _following(subject: str) -> Iterator[None]:
         raise RecipeError(f"{subject} can't be followed: {type(error).__name__}: {error}") from None
 
 
-@lru_cache(maxsize=_MAX_PARSED)
-def _parsed(text: str) -> ast.Module:
-    return ast.parse(text)  # most of the time that a recipe takes, and recipes share most of their files
-
-
 def _call_opaque(function: Opaque, *, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if function.owner is None and function.made_by in _ON_ATTRIBUTES and args:
         return call_on_attributes(function.made_by, args)
@@ -506,44 +501,3 @@ def _call_opaque(function: Opaque, *, args: tuple[Any, ...], kwargs: dict[str, A
     if function.owner is None and function.made_by == "cast" and len(args) == len(("type", "value")):
         return args[1]
     return Opaque(made_by=function.made_by, owner=function.owner, args=args, values=dict(kwargs))
-
-
-def _targets(node: ast.AST) -> list[ast.expr]:
-    """Return the names, attributes and items that a statement or an expression itself assigns or deletes."""
-    match node:
-        case ast.Assign(targets=targets) | ast.Delete(targets=targets):
-            return targets
-        case ast.AnnAssign() | ast.AugAssign() | ast.For() | ast.NamedExpr():
-            return [node.target]
-        case ast.With():
-            return [item.optional_vars for item in node.items if item.optional_vars is not None]
-        case _:
-            return []
-
-
-def _top_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield the statements at the top of a module, those inside ``if`` and ``try`` too."""
-    for node in body:
-        if isinstance(node, ast.If):
-            yield from _top_statements([*node.orelse, *node.body])
-        elif isinstance(node, ast.Try):
-            yield from _top_statements(node.body)
-        else:
-            yield node
-
-
-def _defined_names(node: ast.stmt) -> Iterator[str]:
-    match node:
-        case ast.FunctionDef() | ast.ClassDef():
-            yield node.name
-        case ast.Import() | ast.ImportFrom():
-            for alias in node.names:
-                yield alias.asname or alias.name.partition(".")[0]
-        case ast.Assign():
-            for target in node.targets:
-                if isinstance(target, ast.Name):
-                    yield target.id
-        case ast.AnnAssign(target=ast.Name(id=name)):
-            yield name
-        case _:
-            pass

@@ -147,7 +147,7 @@ def _shown_comparison(case: CaseResult, *, metric: Metric) -> Comparison | None:
 
 
 def _is_deciding(cases: Sequence[CaseResult], *, metric: Metric) -> bool:
-    """Return whether the verdict on some case, other than PASSED, rests on the metric."""
+    """Return True for a metric that a verdict other than PASSED rests on, in any of the cases."""
     for case in cases:
         shown = _shown_comparison(case, metric=metric)
         if shown is not None and shown.kind is case.verdict.kind is not VerdictKind.PASSED:
