@@ -66,7 +66,7 @@ class PerfPlugin:
     def register_companions(self) -> None:
         """Register the plugins for the suite and for GitHub Actions."""
         self._config.pluginmanager.register(self.session.suite, "nemoperf-suite")
-        published = PublishedTests(self._config, settings=self.session.settings)
+        published = PublishedTests(self._config, settings=self.session.settings, fitted=self.session.progress.fitted)
         self._config.pluginmanager.register(published, "nemoperf-published")
         file_names = FileNames(self._config, progress=self.session.progress)
         self._config.pluginmanager.register(file_names, "nemoperf-file-names")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Final
 
@@ -25,11 +25,13 @@ class PublishedTests:
     Args:
         config: Config of the pytest session.
         settings: Settings of the perf session.
+        fitted: Breaks a line to the width of the terminal.
     """
 
-    def __init__(self, config: pytest.Config, *, settings: Settings) -> None:
+    def __init__(self, config: pytest.Config, *, settings: Settings, fitted: Callable[[str], str]) -> None:
         self._config = config
         self._settings = settings
+        self._fitted = fitted
         self._left_out: list[str] = []
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
@@ -60,8 +62,8 @@ class PublishedTests:
             return None
         left_out = f"perf: tests of published rows left out ({', '.join(self._left_out)})"
         if not self._has_rows():
-            return f"{left_out}: no row is of system {self._settings.system.name}"
-        return f"{left_out}; name their folder, or give --perf-against=published"
+            return self._fitted(f"{left_out}: no row is of system {self._settings.system.name}")
+        return self._fitted(f"{left_out}; name their folder, or give --perf-against=published")
 
     def _has_rows(self) -> bool:
         try:
