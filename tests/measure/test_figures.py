@@ -63,7 +63,7 @@ def test_phases_add_up_to_the_step(rates: list[float]) -> None:
 
     step = figure_over_runs(runs, metric="step_time_sec")
 
-    assert sum(phases_over_runs(runs).values()) == pytest.approx(step, rel=0.005)
+    assert sum(phases_over_runs(runs).values()) == pytest.approx(step, rel=1e-5)
 
 
 def test_a_phase_that_a_run_lacks_took_no_time_and_a_group_has_its_own() -> None:

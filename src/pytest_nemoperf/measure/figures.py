@@ -73,10 +73,11 @@ def figure_over_runs(runs: Sequence[Run], *, metric: str) -> float | None:
 def phases_over_runs(runs: Sequence[Run], *, group: str | None = None) -> dict[str, float]:
     """Return seconds of a step by phase over the runs: of the training ranks, or of a group beside them.
 
-    The mean over the runs, so that phases add up to the step as they do within a run; phases of a stalled run are
-    shortened as its step is. A missing phase took no time.
+    Where phases add up to the step within each run, so do these to the figure of the step: each is the mean over
+    the runs, those of a stalled run shortened as its step is, and the mean step is brought to its figure. A missing
+    phase took no time.
     """
-    weights = _counted_shares(runs)
+    weights = _weights(runs)
     names: dict[str, None] = {}
     for run in runs:
         names |= dict.fromkeys(_phases_of(run, group=group))
@@ -93,14 +94,17 @@ def _phases_of(run: Run, *, group: str | None) -> Mapping[str, float]:
     return run.phases if group is None else run.groups.get(group, {})
 
 
-def _counted_shares(runs: Sequence[Run]) -> list[float]:
-    """Return the share of each run's step time that counts: below 1 for a single stalled run."""
+def _weights(runs: Sequence[Run]) -> list[float]:
+    """Return a factor for the phases of each run, with which the runs' step times have the figure as their mean."""
     times = [run.metrics.get(STEP_TIME_SEC.name, 0.0) for run in runs]
-    if not times or not _all_positive(times):
+    figure = figure_of(times, metric=STEP_TIME_SEC)
+    if figure is None or not _all_positive(times):
         return [1.0] * len(runs)
-    costs = [cost(time, metric=STEP_TIME_SEC) for time in times]
-    counted = winsorized(costs, stall_limit=_STALL_LIMIT)
-    return [math.exp(after - before) for before, after in zip(costs, counted, strict=True)]
+    counted = []
+    for each in winsorized([cost(time, metric=STEP_TIME_SEC) for time in times], stall_limit=_STALL_LIMIT):
+        counted.append(changed_by(1.0, worsening=each, metric=STEP_TIME_SEC))
+    scale = figure / statistics.fmean(counted)
+    return [scale * limited / time for time, limited in zip(times, counted, strict=True)]
 
 
 def _all_positive(values: Sequence[float]) -> bool:
