@@ -165,7 +165,7 @@ def test_the_tests_say_what_is_orphaned_missing_and_too_tight(nemoperf: Any, bas
 
     assert (code, err) == (1, "")
     assert out.count("error: no perf test asks for it") == 2
-    assert f"{asked}.json\n  warning: tokens/sec/GPU allows 0.1% and finds " in out
+    assert f"{asked}.json\n  warning: tokens/sec/GPU: 0.1% is allowed, " in out
     assert "no baseline of pretrain-llama3-8b-1n1g-torch-bf16-single-seq64-gbs8-mbs1, which perf_tests/test_rec" in out
     assert "baselines\n  warning: recipes have layouts for h100, and nothing is stored there" in out
 

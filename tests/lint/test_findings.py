@@ -74,7 +74,7 @@ def test_what_is_measured_once_a_session_is_held_to_one_launch() -> None:
 
     (tight,) = [each for each in findings_of(call, policy=policy) if each.rule == "tight"]
 
-    assert "tokens/sec/GPU allows 5% and finds 15.2% with 3 runs" in tight.message
+    assert "tokens/sec/GPU: 5% is allowed, 15.2% found with 3 runs" in tight.message
     assert "3 sessions recorded, " in tight.message
     assert "tight" not in [each.rule for each in findings_of(launched, policy=policy)]
 
@@ -177,7 +177,7 @@ def test_a_case_that_finds_far_more_than_it_allows_is_a_warning_with_the_runs_th
 
     assert (finding.level, finding.rule) == ("warning", "tight")
     assert finding.message == (
-        "tokens/sec/GPU allows 2% and finds 10.9% with 3 runs, and passes only where 5.88% is ruled out; "
+        "tokens/sec/GPU: 2% is allowed, 10.9% found with 3 runs, and a case passes only where 5.88% is ruled out; "
         "15 runs would do: --update-baselines --perf-runs=15"
     )
 
@@ -219,7 +219,7 @@ def test_a_case_whose_commit_can_run_beside_this_one_is_held_to_what_rounds_find
 
     assert bool(messages) is is_tight
     for message in messages:
-        assert "with 8 rounds side by side, and passes only where 5.88% is ruled out" in message
+        assert "with 8 rounds side by side, and a case passes only where 5.88% is ruled out" in message
 
 
 def test_loose_tolerances_are_one_warning_a_system_and_metric() -> None:

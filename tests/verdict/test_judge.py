@@ -128,7 +128,7 @@ def test_a_pass_of_a_case_that_finds_little_says_so() -> None:
 
     assert verdict.kind is VerdictKind.PASSED
     assert verdict.reasons == (
-        "tokens/sec/GPU allows 5% and finds 17.7% with 3 runs, and passes only where 14.3% is ruled out; "
+        "tokens/sec/GPU: 5% is allowed, 17.7% found with 3 runs, and a case passes only where 14.3% is ruled out; "
         "6 runs would do: --update-baselines --perf-runs=6",
     )
 

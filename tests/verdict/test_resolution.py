@@ -5,7 +5,12 @@ from dataclasses import replace
 import pytest
 
 from pytest_nemoperf.records.metrics import PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU
-from pytest_nemoperf.verdict.resolution import judging_metrics, unmet_tolerance_message, wants_more_runs
+from pytest_nemoperf.verdict.resolution import (
+    judging_metrics,
+    unmet_tolerance_message,
+    unmet_tolerance_messages,
+    wants_more_runs,
+)
 from tests.builders import make_measurement, make_policy, make_runs
 
 STALLED = make_measurement((400.0, 995.0, 1000.0, 1005.0, 1002.0)).runs
@@ -30,7 +35,7 @@ def test_one_run_of_a_noisy_case_wants_more() -> None:
 @pytest.mark.parametrize(
     ("noise_pct", "words"),
     [
-        pytest.param(1.5, "finds 16.5% with 1 run, and passes only where 14.3% is ruled out; 2 runs", id="more-runs"),
+        pytest.param(1.5, "found with 1 run, and a case passes only where 14.3% is ruled out; 2 runs", id="more-runs"),
         pytest.param(4.0, "no number of runs of this session would do: ", id="never"),
         pytest.param(0.5, "", id="enough"),
     ],
@@ -42,6 +47,18 @@ def test_a_case_that_finds_little_says_what_would_find_more(noise_pct: float, wo
 
     assert words in text
     assert bool(text) is bool(words)
+
+
+def test_metrics_with_the_same_limits_share_a_message() -> None:
+    runs = []
+    for run in make_measurement((1000.0,)).runs:
+        metrics = {**run.metrics, "training_tokens_per_sec_per_gpu": 2000.0}
+        runs.append(replace(run, metrics=metrics))
+    policy = make_policy(run_noise_pct=4.0)
+
+    (message,) = unmet_tolerance_messages(runs, policy=policy)
+
+    assert message.startswith("tokens/sec/GPU, training: 5% is allowed, ")
 
 
 @pytest.mark.parametrize(

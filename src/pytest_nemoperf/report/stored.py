@@ -11,6 +11,7 @@ from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.measure.figures import figure_over_runs
 from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.records.metrics import JUDGED, Judged, Metric
+from pytest_nemoperf.report.alike import with_ranges, without_numbers
 from pytest_nemoperf.report.cells import figures_text, signed_percent
 from pytest_nemoperf.report.console import ALARM, heading, indented, section, styled, unfolded
 from pytest_nemoperf.results.cases import CaseReport, Pruned, Unasked
@@ -40,8 +41,7 @@ def stored_parts(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
         yield unfolded(report.result.stored_path)
         for line in _old_to_new(report):
             yield indented(line, columns=4)
-        if report.result.storing_note:
-            yield indented(report.result.storing_note, columns=4)
+    yield from _storing_notes(committed)
     if profiles:
         yield section("profiles written")
         yield from map(unfolded, profiles)
@@ -129,15 +129,23 @@ def _first(names: Sequence[str], *, label: str) -> Iterator[str]:
 
 
 def _not_stored(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
-    """Yield the reasons for baselines that an update did not write, each with its number of cases."""
-    notes: Counter[str] = Counter()
-    for report in reports:
-        if report.result.storing_note and not report.result.stored_path:
-            notes[report.result.storing_note] += 1
+    """Yield the reasons for baselines that an update did not write."""
+    notes = list(_storing_notes([report for report in reports if not report.result.stored_path]))
     if notes:
         yield section("baselines left as they are")
-    for note, number in notes.items():
-        yield indented(f"{count_text(number, 'case')}: {note}")
+    yield from notes
+
+
+def _storing_notes(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
+    """Yield each note on storing once, with its number of cases; those that differ in numbers alone are one."""
+    alike: dict[str, list[str]] = {}
+    for report in reports:
+        note = report.result.storing_note
+        if note:
+            alike.setdefault(without_numbers(note), []).append(note)
+    for notes in alike.values():
+        number = f"{count_text(len(notes), 'case')}: " if len(reports) > 1 else ""
+        yield indented(f"{number}{with_ranges(notes)}")
 
 
 def _old_to_new(report: CaseReport) -> list[str]:

@@ -80,7 +80,7 @@ def floor_note(
     allowed = policy.tolerance_pct(metric)
     at_most = loss_of_cost(limits.must_find, metric=metric)
     return (
-        f"{metric.label} allows {allowed:g}% and finds {found:.3g}% with {evidence}, and passes only where "
+        f"{metric.label}: {allowed:g}% is allowed, {found:.3g}% found with {evidence}, and a case passes only where "
         f"{at_most:.3g}% is ruled out; {remedy}"
     )
 

@@ -51,13 +51,13 @@ def unmet_tolerance_message(runs: Sequence[Run], *, metric: Metric, policy: Verd
 
 
 def unmet_tolerance_messages(runs: Sequence[Run], *, policy: VerdictPolicy) -> list[str]:
-    """Return `unmet_tolerance_message` of each metric that does not repeat another."""
-    messages = []
+    """Return `unmet_tolerance_message` of each metric that does not repeat another, one for metrics alike."""
+    labels: dict[str, list[str]] = {}
     for metric in distinct_metrics(runs, policy=policy):
         message = unmet_tolerance_message(runs, metric=metric, policy=policy)
         if message:
-            messages.append(message)
-    return messages
+            labels.setdefault(message.removeprefix(f"{metric.label}: "), []).append(metric.label)
+    return [f"{', '.join(alike)}: {message}" for message, alike in labels.items()]
 
 
 def judging_metrics(runs: Sequence[Run], *, policy: VerdictPolicy) -> frozenset[str]:

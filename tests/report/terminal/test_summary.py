@@ -292,6 +292,19 @@ def test_a_first_baseline_shows_its_figures_and_needs_no_advice() -> None:
     assert not any("--update-baselines" in line for line in lines)
 
 
+def test_a_note_on_several_written_baselines_is_said_once_after_them() -> None:
+    reports = []
+    for case, found in (("pretrain-one", "92.9"), ("pretrain-two", "85.1")):
+        report = make_report(make_measurement(case=case))
+        note = f"tokens/sec/GPU: 10% is allowed, {found}% found with 4 runs"
+        reports.append(replace(report, result=replace(report.result, stored_path=f"b/{case}.json", storing_note=note)))
+
+    lines = lines_of(*reports)
+
+    assert below(lines, "    new: 1,000 tokens/sec/GPU, 1 TFLOP/s/GPU, peak memory 1 GiB") == "  b/pretrain-two.json"
+    assert lines.count("  2 cases: tokens/sec/GPU: 10% is allowed, 85.1..92.9% found with 4 runs") == 1
+
+
 def test_written_files_are_named() -> None:
     report = make_passed()
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX
+from pytest_nemoperf.report.alike import with_ranges, without_numbers
 from pytest_nemoperf.report.cells import earlier_text
 from pytest_nemoperf.report.console import indented, style_of, styled, unfolded
 from pytest_nemoperf.report.terminal.case_table import name_lines
@@ -35,7 +35,6 @@ _REPLAY_HINTS: Final[Mapping[VerdictKind, str]] = MappingProxyType(
 )
 _WITHOUT_FIGURES: Final = LOCALLY_RECORDED | {VerdictKind.PASSED}
 """Verdicts whose reasons are remarks: those that differ in numbers alone are one."""
-_NUMBER: Final = re.compile(r"(?<![\w.,-])\d[\d,]*(?:\.\d+)?(?![\w,-]|\.\d)")
 _INDENT: Final = 2
 
 
@@ -86,29 +85,14 @@ def _groups(cases: Sequence[CaseResult]) -> list[list[CaseResult]]:
     for case in cases:
         key = _reasons_of(case)
         if case.verdict.kind in _WITHOUT_FIGURES:
-            key = tuple(_NUMBER.sub("0", reason) for reason in key)
+            key = tuple(map(without_numbers, key))
         groups.setdefault(key, []).append(case)
     return list(groups.values())
 
 
 def _merged(cases: Sequence[CaseResult]) -> list[str]:
     """Return the reasons of all cases, numbers that differ as a range: ``finds 21.9..25.3%``."""
-    merged = []
-    for texts in zip(*map(_reasons_of, cases), strict=True):
-        merged.append(_with_ranges(texts))
-    return merged
-
-
-def _with_ranges(texts: Sequence[str]) -> str:
-    """Return texts that differ in numbers alone as one."""
-    numbers = zip(*map(_NUMBER.findall, texts), strict=True)
-    ranges = map(_range_text, numbers)
-    return _NUMBER.sub(lambda _: next(ranges), texts[0])
-
-
-def _range_text(numbers: Sequence[str]) -> str:
-    ordered = sorted(numbers, key=lambda number: float(number.replace(",", "")))
-    return ordered[0] if ordered[0] == ordered[-1] else f"{ordered[0]}..{ordered[-1]}"
+    return [with_ranges(texts) for texts in zip(*map(_reasons_of, cases), strict=True)]
 
 
 def _group_parts(
