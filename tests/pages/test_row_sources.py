@@ -129,6 +129,18 @@ def test_the_folder_of_published_rows_is_named_by_system(stored: Path) -> None:
         read_row_set("baselines/published", baselines_dir=stored)
 
 
+@pytest.mark.parametrize("folder", ["state", "state/runs", "state/runs/one", "state/runs/one/pretrain-a"])
+def test_a_folder_of_measured_runs_is_told_from_one_of_baselines(stored: Path, folder: str) -> None:
+    case = stored.parent / "state" / "runs" / "one" / "pretrain-a"
+    case.mkdir(parents=True)
+    (case / "case.json").write_text("{}")
+
+    with pytest.raises(
+        BaselineError, match=r"holds runs as they were measured; .*\.nemoperf/latest, or judge the runs"
+    ):
+        read_row_set(folder, baselines_dir=stored)
+
+
 def test_a_folder_without_rows_says_what_it_lacks(stored: Path) -> None:
     (stored.parent / "empty").mkdir()
 

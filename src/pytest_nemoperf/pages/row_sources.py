@@ -25,6 +25,10 @@ from pytest_nemoperf.recipes.systems import system_catalog
 from pytest_nemoperf.report.row_overview import SystemCounts
 from pytest_nemoperf.results.row import Release, Row
 from pytest_nemoperf.results.rows import layout_label, row_of_baseline, row_of_published
+from pytest_nemoperf.runs.replay import CASE_FILE
+
+_ABOVE_CASES: Final = ("", "*/", "*/*/", "*/*/*/")
+"""Folders above that of a case's runs: it itself, a session's, that of all sessions, and the state folder."""
 
 
 class SourceKind(StrEnum):
@@ -213,6 +217,11 @@ def _of_folder(path: Path) -> RowSet:
         raise BaselineError(f"{path}: is the folder of all releases; name one of them, as release:NAME")
     if path.name == PUBLISHED_FOLDER:
         raise BaselineError(f"{path}: is the folder of published rows; name their system, as published:h100")
+    if any(any(path.glob(f"{above}{CASE_FILE}")) for above in _ABOVE_CASES):
+        raise BaselineError(
+            f"{path}: holds runs as they were measured; give the folder of a session's results, by default "
+            ".nemoperf/latest, or judge the runs of a session again (pytest -m perf --perf-replay=DIR)"
+        )
     files = sorted(path.glob("*.json"))
     if not files:
         for system in stored_systems(path):
