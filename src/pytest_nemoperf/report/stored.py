@@ -144,8 +144,7 @@ def _storing_notes(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
         if note:
             alike.setdefault(without_numbers(note), []).append(note)
     for notes in alike.values():
-        number = f"{count_text(len(notes), 'case')}: " if len(reports) > 1 else ""
-        yield indented(f"{number}{with_ranges(notes)}")
+        yield indented(f"{count_text(len(notes), 'case')}: {with_ranges(notes)}")
 
 
 def _old_to_new(report: CaseReport) -> list[str]:
