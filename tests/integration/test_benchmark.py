@@ -26,7 +26,7 @@ def benchmark_project(project: Project) -> Project:
 
 def test_a_benchmark_test_is_a_case_with_the_same_verdicts(project: Project) -> None:
     benchmark_project(project).run()
-    project.set_step_time(0.04)
+    project.set_step_time(0.1)
 
     result = project.run()
 
@@ -110,7 +110,7 @@ def test_a_benchmark_of_a_unittest_case_is_judged(project: Project) -> None:
     project.pytester.makepyfile(test_speed=UNITTEST)
     project.set_step_time(0.02)
     project.run("-k", "test_sleep").assert_outcomes(passed=1)
-    project.set_step_time(0.04)
+    project.set_step_time(0.1)
 
     result = project.run()
 
@@ -255,7 +255,7 @@ def test_a_benchmark_fixture_that_a_test_asks_for_by_name_is_judged(project: Pro
     )
     project.set_step_time(0.02)
     project.run().assert_outcomes(passed=1)
-    project.set_step_time(0.04)
+    project.set_step_time(0.1)
 
     result = project.run()
 
