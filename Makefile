@@ -14,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q --no-comp
 SAY_TIME = echo "set-up took $$(($$(date +%s) - start)) s"
 WORKERS ?= -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: help perf perf-update test test-quick test-slow coverage fuzz test-vllm test-trainers test-frameworks test-recipes test-pytest lint types imports unit bench bench-verdicts clean
+.PHONY: help perf perf-update test test-quick test-slow fuzz test-vllm test-trainers test-frameworks test-recipes test-pytest lint types imports unit bench bench-verdicts clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,7 +29,7 @@ test: $(VENV)/.dev  ## everything that guards the code
 	$(MAKE) --no-print-directory --jobs=2 --output-sync lint types imports
 	$(MAKE) --no-print-directory unit
 
-test-quick: $(VENV)/.dev  ## the tests that launch no ranks
+test-quick: $(VENV)/.dev  ## the tests that launch no ranks, without coverage
 	$(PYTEST) $(WORKERS) -m "not ranks"
 
 test-slow: $(VENV)/.dev  ## the slow tests that `make test` leaves out, and ten times the examples of laws
@@ -66,9 +66,6 @@ imports: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.dev
-	$(PYTEST) $(WORKERS)
-
-coverage: $(VENV)/.dev  ## the tests of `make test` with branch coverage of this process, of helpers and of ranks, which must reach 90%
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(WORKERS)
 	$(BIN)/coverage combine --quiet

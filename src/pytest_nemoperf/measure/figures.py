@@ -77,7 +77,7 @@ def phases_over_runs(runs: Sequence[Run], *, group: str | None = None) -> dict[s
     the runs, those of a stalled run shortened as its step is, and the mean step is brought to its figure. A missing
     phase took no time.
     """
-    weights = _weights(runs)
+    weights = _phase_factors(runs)
     names: dict[str, None] = {}
     for run in runs:
         names |= dict.fromkeys(_phases_of(run, group=group))
@@ -94,7 +94,7 @@ def _phases_of(run: Run, *, group: str | None) -> Mapping[str, float]:
     return run.phases if group is None else run.groups.get(group, {})
 
 
-def _weights(runs: Sequence[Run]) -> list[float]:
+def _phase_factors(runs: Sequence[Run]) -> list[float]:
     """Return a factor for the phases of each run, with which the runs' step times have the figure as their mean."""
     times = [run.metrics.get(STEP_TIME_SEC.name, 0.0) for run in runs]
     figure = figure_of(times, metric=STEP_TIME_SEC)
