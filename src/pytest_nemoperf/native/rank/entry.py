@@ -24,6 +24,7 @@ from pytest_nemoperf.native.device import (
     reset_peak_memory,
     tune_host_memory,
 )
+from pytest_nemoperf.native.fast_paths import TF32, enabled_fast_paths, fast_path_environment
 from pytest_nemoperf.native.model.compiling import use_own_cache
 from pytest_nemoperf.native.parallel.context_parallel import local_positions
 from pytest_nemoperf.native.parallel.mesh import build_mesh, data_parallel_rank, group_timeout
@@ -160,7 +161,10 @@ def read_plan(env: RankEnvironment) -> Plan:
 def join_ranks(plan: Plan, *, env: RankEnvironment) -> torch.device:
     """Join the group of all ranks, and return this rank's device."""
     timeout = group_timeout(plan)
+    os.environ.update(fast_path_environment(os.environ))
     if plan.device == "cuda":
+        if TF32 in enabled_fast_paths(os.environ):
+            torch.set_float32_matmul_precision("high")
         device = torch.device("cuda", env.local_rank)
         torch.cuda.set_device(device)
         dist.init_process_group("nccl", device_id=device, timeout=timeout)
