@@ -67,7 +67,7 @@ class WeightCasts:
 
 
 class _UseCopy(torch.autograd.Function):
-    """A master weight's copy, whose gradient is the master weight's."""
+    """Copy of a master weight; its gradient goes to the master weight."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, copy: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class BandedCore(SoftmaxCore):
         if self.is_chunked:
             blocks = (q_BNHWC.flatten(0, 1), k_BNKWC.flatten(0, 1), v_BNKWC.flatten(0, 1))
             out_RHWC = super().__call__(*blocks, sinks_H=sinks_H)
-            return _joined(out_RHWC.unflatten(0, (num_sequences, -1)), num_queries=num_queries)
+            return _joined(torch.unflatten(out_RHWC, 0, (num_sequences, -1)), num_queries=num_queries)
         first_BHWC = super().__call__(q_BNHWC[:, 0], k_BNKWC[:, 0], v_BNKWC[:, 0], sinks_H=sinks_H)
         own_WW = self.masks.mask(window=None, is_chunked=False, first_query=0, num_queries=window, device=q_BHSC.device)
         # A key of the block before is visible if it comes after the query's place in its own block.
@@ -58,7 +58,7 @@ class BandedCore(SoftmaxCore):
             visible=band_W2W,
             sinks_H=sinks_H,
         )
-        out_BNHWC = torch.cat([first_BHWC[:, None], rest_RHWC.unflatten(0, (num_sequences, -1))], dim=1)
+        out_BNHWC = torch.cat([first_BHWC[:, None], torch.unflatten(rest_RHWC, 0, (num_sequences, -1))], dim=1)
         return _joined(out_BNHWC, num_queries=num_queries)
 
 
@@ -66,7 +66,7 @@ def _blocks(x_BHSC: Tensor, *, window: int) -> Tensor:
     """Return the sequence in blocks (BNHWC); the last one is filled with positions that no query before them sees."""
     missing = -x_BHSC.shape[2] % window
     padded_BHSC = F.pad(x_BHSC, (0, 0, 0, missing))
-    return padded_BHSC.unflatten(2, (-1, window)).transpose(1, 2)
+    return torch.unflatten(padded_BHSC, 2, (-1, window)).transpose(1, 2)
 
 
 def _with_block_before(x_BNKWC: Tensor) -> Tensor:
