@@ -77,8 +77,8 @@ def _generation_precision(generation: YamlConfig) -> Any:
         return name
     if name not in DTYPES:
         raise RecipeError(
-            f"policy.generation.vllm_cfg.precision={name} has no word here; known are fp8, {', '.join(DTYPES)}: measure "
-            "it by framework='command' and log_format='nemo_rl'"
+            f"policy.generation.vllm_cfg.precision={name} has no word here; known are fp8, {', '.join(DTYPES)}: "
+            "measure it by framework='command' and log_format='nemo_rl'"
         )
     return str(DTYPES[name])
 
