@@ -11,13 +11,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, UnsupportedError, count_text, shown
+from pytest_nemoperf.errors import (
+    BaselineError,
+    NoLayoutError,
+    PlanError,
+    RecipeError,
+    UnsupportedError,
+    count_text,
+    shown,
+)
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.complete import complete_recipe
 from pytest_nemoperf.frameworks.interpreter import ANY_FRAMEWORK, check_interpreter
 from pytest_nemoperf.frameworks.protocol import LogWriter, StepDelayer, memory_rules_of
 from pytest_nemoperf.frameworks.registered import RegisteredFrameworks, checked_frameworks, registered_frameworks
 from pytest_nemoperf.machine import identity
+from pytest_nemoperf.measure.figures import figure_over_runs
 from pytest_nemoperf.measure.measurement import workload_of
 from pytest_nemoperf.options.markers import PerfMark
 from pytest_nemoperf.options.settings import Settings
@@ -31,6 +40,8 @@ from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX, change_recipe, cha
 from pytest_nemoperf.recipes.recipe import Recipe
 from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.rules import NATIVE
+from pytest_nemoperf.recipes.time_limit import stored_limit, with_limit
+from pytest_nemoperf.records.metrics import STEP_TIME_SEC
 from pytest_nemoperf.records.yardstick import YARDSTICK_OFF, YARDSTICK_ON, YARDSTICK_VARIABLE
 from pytest_nemoperf.results.by_framework import Unmeasured
 from pytest_nemoperf.results.dry_run import AskedCase, PricedCase
@@ -275,7 +286,19 @@ class Planner:
         if settings.changes:
             plan = replace(plan, case=plan.case + CHANGED_SUFFIX)
         plan = _with_yardstick(plan, has_yardstick=settings.has_yardstick)
+        if settings.timeout_sec is None and recipe.timeout_sec is None and settings.replay_dir is None:
+            plan = self._with_stored_limit(plan)
         return plan, recipe
+
+    def _with_stored_limit(self, plan: Plan) -> Plan:
+        """Return the plan with a time limit by its stored runs on this machine, if there are any."""
+        with suppress(BaselineError):  # told when the case is judged
+            found = self._baselines.store.find(plan.case, workload=workload_of(plan))
+            if found.baseline is not None and found.is_comparable:
+                step_time_sec = figure_over_runs(found.baseline.runs, metric=STEP_TIME_SEC.name)
+                if step_time_sec is not None:
+                    return with_limit(plan, stored_limit(plan, step_time_sec=step_time_sec))
+        return plan
 
     def _with_interpreter(self, plan: Plan) -> Plan:
         """Return the plan with the path of its interpreter: the recipe's, else that of perf_python.
