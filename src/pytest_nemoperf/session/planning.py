@@ -35,6 +35,7 @@ from pytest_nemoperf.pricing.memory import host_bytes
 from pytest_nemoperf.pricing.price import price_plan
 from pytest_nemoperf.published.baselines import published_baselines
 from pytest_nemoperf.published.recipes import is_published_case
+from pytest_nemoperf.recipes.case_kind import CaseKind, kind_of
 from pytest_nemoperf.recipes.other_framework import in_framework, with_framework
 from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX, change_recipe, changes_text
 from pytest_nemoperf.recipes.recipe import Recipe
@@ -191,9 +192,11 @@ class Planner:
             return self._settings.runs
         return mark.num_runs or self._settings.runs
 
-    def policy(self, mark: PerfMark, *, recipe_tolerances: Mapping[str, float] | None = None) -> VerdictPolicy:
-        """Return the session's verdict policy with the terms of a test's marker, and above them a recipe's."""
-        policy = with_layer(self._settings.policy, tolerances=mark.tolerances, finds=mark.finds)
+    def policy(
+        self, mark: PerfMark, *, kind: CaseKind, recipe_tolerances: Mapping[str, float] | None = None
+    ) -> VerdictPolicy:
+        """Return the session's policy of a kind of case with the terms of a marker, and above them a recipe's."""
+        policy = with_layer(self._settings.policy_of(kind), tolerances=mark.tolerances, finds=mark.finds)
         return with_layer(policy, tolerances=recipe_tolerances or {})
 
     def note_case(self, case: str, *, nodeid: str, policy: VerdictPolicy) -> None:
@@ -240,7 +243,7 @@ class Planner:
         except (PlanError, RecipeError) as error:
             self.note_unmeasured(plan, nodeid=mark.nodeid, reason=str(error))
             raise
-        policy = self.policy(mark, recipe_tolerances=recipe.tolerances)
+        policy = self.policy(mark, kind=kind_of(workload_of(plan)), recipe_tolerances=recipe.tolerances)
         self.note_case(plan.case, nodeid=mark.nodeid, policy=policy)
         return plan, policy
 
