@@ -66,7 +66,7 @@ def test_a_range_that_is_counted_from_below_is_not_said_to_fit() -> None:
     text = render_price(below, system_title="DGX-GB300")
 
     assert (below.is_fitting, counted.is_fitting) == (None, True)
-    assert "without what is not counted, all of it fits into the 1 TB of one GPU" in text
+    assert "but for what is not counted, all of it fits into the 931 GiB (1000 GB) of one GPU" in text
 
 
 def test_a_dry_run_tells_once_what_is_not_counted() -> None:

@@ -71,7 +71,7 @@ def test_small_plans_have_small_units() -> None:
     row = figures_of(render_dry_run(dry_run, written=[]))
 
     assert row["fits"] == "yes"
-    assert row["memory"].endswith(" MB")
+    assert row["memory"].endswith(" MiB")
     assert row["model FLOPs"].endswith(" GFLOP")
     assert " 0.00 " not in render_price(price, system_title="DGX-H100")
 
@@ -96,9 +96,9 @@ def test_a_mixture_shows_the_parameters_a_token_uses() -> None:
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (35_100_000_000, "35.1 GB"), (977_000_000_000, "977 GB")],
+    [(0, "0 B"), (999, "999 B"), (1536, "1.5 KiB"), (35.1 * 2**30, "35.1 GiB"), (977 * 2**30, "977 GiB")],
 )
-def test_bytes_have_the_unit_that_leaves_a_whole_digit(count: int, text: str) -> None:
+def test_bytes_have_the_unit_that_leaves_a_whole_digit(count: float, text: str) -> None:
     assert bytes_text(count) == text
 
 
@@ -188,7 +188,7 @@ def test_memory_over_unstated_settings_is_a_range_with_the_reason() -> None:
 
     assert price.memory_range is not None
     assert price.is_fitting is None
-    low = bytes_text(price.memory_range.low_bytes).removesuffix(" GB")
+    low = bytes_text(price.memory_range.low_bytes).removesuffix(" GiB")
     assert f"  {low} .. {bytes_text(price.memory_range.high_bytes)}: the recipe's source does not state\n" in text
     assert "    recomputation and sharding of the optimizer's states;\n" in text
     assert f"    the rows above are with the recipe's own choice, {bytes_text(price.peak_bytes)}\n" in text
@@ -209,8 +209,8 @@ def test_a_range_that_begins_below_the_memory_of_a_gpu_fits_in_part() -> None:
 @pytest.mark.parametrize(
     ("capacity_gb", "relation"),
     [
-        (10_000, "all of it fits into the 10 TB of one GPU"),
-        (1, "by these estimates even the least is more than the 1 GB of one GPU"),
+        (10_000, "all of it fits into the 9.09 TiB (10000 GB) of one GPU"),
+        (1, "by these estimates even the least is more than the 954 MiB (1 GB) of one GPU"),
         (None, "the memory of h100 is not known"),
     ],
 )

@@ -20,6 +20,7 @@ from pytest_nemoperf.visible import visible_text
 
 _WIDTH = 80  # of redirected output, which has no terminal to ask
 _NAME_INDENT = 4
+_BYTES_PER_GB = 10**9  # of data sheets
 _NEUTRAL = {"pp_schedule": "1f1b", "cp_comm": "all_gather", "sequence_parallel": True, "shard_optimizer": False}
 _MEMORY_KINDS = (
     "weights",
@@ -287,11 +288,16 @@ def _fit_text(price: Price) -> str:
         return f"{bytes_text(total)} are needed; the memory of {price.plan.system} is not known"
     if price.is_fitting is None:
         return (
-            f"{bytes_text(total)} of the {bytes_text(capacity)} of one GPU ({100 * total / capacity:.0f}%) at least; "
+            f"{bytes_text(total)} of {_capacity_text(capacity)} ({100 * total / capacity:.0f}%) at least; "
             "what is not counted:"
         )
     relation = "fits into" if price.is_fitting else "does not fit into"
-    return f"{bytes_text(total)} {relation} the {bytes_text(capacity)} of one GPU ({100 * total / capacity:.0f}%)"
+    return f"{bytes_text(total)} {relation} {_capacity_text(capacity)} ({100 * total / capacity:.0f}%)"
+
+
+def _capacity_text(capacity: int) -> str:
+    """Return the memory of a GPU, in brackets the decimal size that its data sheet prints."""
+    return f"the {bytes_text(capacity)} ({capacity / _BYTES_PER_GB:g} GB) of one GPU"
 
 
 def _range_fit_text(price: Price, *, memory: MemoryRange) -> str:
@@ -311,13 +317,13 @@ def _range_fit_text(price: Price, *, memory: MemoryRange) -> str:
     elif memory.high_bytes > capacity:
         relation = "a part of it fits into"
     elif price.uncounted:
-        relation = "without what is not counted, all of it fits into"
+        relation = "but for what is not counted, all of it fits into"
     shares = f"{100 * memory.low_bytes / capacity:.0f}% .. {100 * memory.high_bytes / capacity:.0f}%"
-    return "\n  ".join([*lines, f"{relation} the {bytes_text(capacity)} of one GPU ({shares})"])
+    return "\n  ".join([*lines, f"{relation} {_capacity_text(capacity)} ({shares})"])
 
 
 def _range_text(memory: MemoryRange) -> str:
-    """Return both ends in the unit of the larger one: ``27 .. 95 GB``."""
+    """Return both ends in the unit of the larger one: ``27 .. 95 GiB``."""
     low, _, low_unit = bytes_text(memory.low_bytes).partition(" ")
     high, _, high_unit = bytes_text(memory.high_bytes).partition(" ")
     if low_unit == high_unit:
