@@ -18,6 +18,7 @@ from pytest_nemoperf.logs.log_format import LogFormat
 from pytest_nemoperf.logs.presets import check_preset_name
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.catalog import find_model
+from pytest_nemoperf.models.cut import cut_layers
 from pytest_nemoperf.recipes.ab_turn import ABTurn
 from pytest_nemoperf.recipes.rl import RL
 from pytest_nemoperf.recipes.systems import find_system
@@ -91,6 +92,8 @@ class Recipe:
 
     Attributes:
         model: Catalog name, path of a Hugging Face ``config.json``, or a ModelConfig.
+        num_layers: Layers to cut the model to, the proxy for one that does not fit; None for all of them. The model is
+            then called ``<name>-<N>layers``, see models.cut.
         layouts: Layout by system name; systems without one skip the recipe.
         seq_len: Tokens per sequence; with ``rl``, the most of prompt and response (T-Max Sequence Length).
         global_batch_size: Sequences per optimizer update, over all ranks; without ``rl`` that is a step.
@@ -154,6 +157,7 @@ class Recipe:
     is_compiled: bool = False
     is_router_balanced: bool = False
     has_varying_lengths: bool = False
+    num_layers: int | None = None
     model_name: str = ""
     variant: str = ""
     steps: int = 10
@@ -181,6 +185,11 @@ class Recipe:
             object.__setattr__(self, name, _texts(getattr(self, name), subject=name, example=example))
         if not self.framework_config:
             self._check_completeness()
+        elif self.num_layers is not None:
+            raise RecipeError(
+                f"num_layers={self.num_layers} with framework_config, whose file says the model that runs; cut the "
+                "model there, or by framework_options"
+            )
         self._check_required_counts()
         check_fields(self)
         _check_unstated(self.unstated)
@@ -295,10 +304,12 @@ class Recipe:
 
     @property
     def model_config(self) -> ModelConfig:
-        """The architecture, looked up if ``model`` is a name; called ``model_name`` if that is given."""
+        """The architecture, looked up if ``model`` is a name and cut to num_layers; called ``model_name`` if given."""
         model = self.model
         if not isinstance(model, ModelConfig):
             model = find_model(model)
+        if self.num_layers is not None:
+            model = cut_layers(model, num_layers=self.num_layers)
         if self.model_name:
             model = replace(model, name=self.model_name)
         return model
