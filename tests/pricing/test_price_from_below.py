@@ -82,6 +82,6 @@ def test_what_is_not_counted_is_told_below_the_memory() -> None:
     text = render_price(price_of(Layout(gpus=128, ep=64, dp_shard=128)), system_title="DGX-GB300")
 
     assert "of one GPU (" in text
-    assert "at least; what is not counted:\n  activations of compressed attention and hyper-connections" in text
+    assert "at least; not counted:\n  activations of compressed attention and hyper-connections" in text
     assert "what their kernels keep" in " ".join(text.split())
     assert max(map(len, text.splitlines()[1:])) <= 80

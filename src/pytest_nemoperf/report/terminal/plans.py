@@ -289,7 +289,7 @@ def _fit_text(price: Price) -> str:
     if price.is_fitting is None:
         return (
             f"{bytes_text(total)} of {_capacity_text(capacity)} ({100 * total / capacity:.0f}%) at least; "
-            "what is not counted:"
+            "not counted:"
         )
     relation = "fits into" if price.is_fitting else "does not fit into"
     return f"{bytes_text(total)} {relation} {_capacity_text(capacity)} ({100 * total / capacity:.0f}%)"
