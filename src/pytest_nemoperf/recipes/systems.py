@@ -23,6 +23,7 @@ class System:
         device: ``cuda`` or ``cpu``, as torch calls it.
         gpus_per_node: GPUs of one node; None for a node with any number of ranks (cpu).
         memory_gb: Memory of one GPU as data sheets name it, in GB; None if it has no source.
+        memory_tb_per_sec: Bandwidth of that memory as data sheets name it, 10^12 bytes a second; None without a source.
         compute_capability: Major and minor version of the GPU's instruction set; None for a CPU.
         peak_tflops: Dense peak in TFLOP/s by number format; one that is absent has no peak, hence no MFU.
         device_names: Names the driver reports for this GPU, exactly.
@@ -51,6 +52,7 @@ class System:
     round_noise_pct: float
     memory_noise_pct: float
     budget_sec: float | None = None
+    memory_tb_per_sec: float | None = None
 
 
 @cache
@@ -75,6 +77,7 @@ def system_catalog() -> Mapping[str, System]:
             round_noise_pct=entry["round_noise_pct"]["value"],
             memory_noise_pct=entry["memory_noise_pct"]["value"],
             budget_sec=entry.get("budget_sec"),
+            memory_tb_per_sec=entry["memory_tb_per_sec"]["value"] if entry["memory_tb_per_sec"] else None,
         )
     return MappingProxyType(systems)
 
