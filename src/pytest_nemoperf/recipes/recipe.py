@@ -421,6 +421,11 @@ class Plan:
         return self.warmup_steps + self.steps
 
     @property
+    def generation_precision(self) -> str:
+        """Number format of generation; empty for a workload without it."""
+        return "" if self.rl is None else self.rl.precision_of_generation(self.precision)
+
+    @property
     def num_updates(self) -> int:
         """Optimizer updates of a step."""
         return 1 if self.rl is None else self.rl.num_samples // self.global_batch_size
