@@ -400,10 +400,10 @@ def _check_host_memory(plan: Plan) -> None:
     """
     if plan.device != "cpu" or plan.framework != NATIVE:
         return
-    needed_gb = host_bytes(plan) / 1e9
-    there_gb = identity.host_memory_bytes() / 1e9
-    if needed_gb > there_gb:
+    needed_gib = host_bytes(plan) / 2**30
+    there_gib = identity.host_memory_bytes() / 2**30
+    if needed_gib > there_gib:
         raise PlanError(
-            f"{plan.case}: its {plan.layout.total_gpus} ranks need about {needed_gb:,.0f} GB, and this host has "
-            f"{there_gb:,.0f} GB; use a smaller model, such as {plan.model.name}-twin, or a smaller batch"
+            f"{plan.case}: its {plan.layout.total_gpus} ranks need about {needed_gib:,.0f} GiB, and this host has "
+            f"{there_gib:,.0f} GiB; use a smaller model, such as {plan.model.name}-twin, or a smaller batch"
         )
