@@ -13,12 +13,12 @@ from pytest_nemoperf.json_codec import from_data
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.recipes.rl import RL
+from pytest_nemoperf.records.collective import COLLECTIVE
 from pytest_nemoperf.records.figures import Size
 
 _PARTS: Final[Mapping[str, type[Any]]] = {"model": ModelConfig, "layout": Layout, "rl": RL}
 LOOP: Final = "loop"
 BENCHMARK: Final = "benchmark"
-COLLECTIVE: Final = "collective"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,6 +46,7 @@ from pytest_nemoperf.native.rl.loop import make_rl_rank
 from pytest_nemoperf.native.train.data import SyntheticTokens
 from pytest_nemoperf.native.train.loop import Trainer
 from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.collective import Collective
 from pytest_nemoperf.records.step import PLAN_FILE, RESULT_FILE, STEPS_FILE, RunResult
 from pytest_nemoperf.records.yardstick import Yardstick
 
@@ -157,7 +158,7 @@ def read_plan(env: RankEnvironment) -> Plan:
     return plan
 
 
-def join_ranks(plan: Plan, *, env: RankEnvironment) -> torch.device:
+def join_ranks(plan: Plan | Collective, *, env: RankEnvironment) -> torch.device:
     """Join the group of all ranks, and return this rank's device."""
     timeout = group_timeout(plan)
     if plan.device == "cuda":
