@@ -49,6 +49,7 @@ from pytest_nemoperf.native.rl.loop import make_rl_rank
 from pytest_nemoperf.native.train.data import SyntheticTokens
 from pytest_nemoperf.native.train.loop import Trainer
 from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.collective import Collective
 from pytest_nemoperf.records.step import PLAN_FILE, RESULT_FILE, STEPS_FILE, RunResult
 from pytest_nemoperf.records.yardstick import Yardstick
 
@@ -173,11 +174,11 @@ def read_plan(env: RankEnvironment) -> Plan:
     return plan
 
 
-def join_ranks(plan: Plan, *, env: RankEnvironment, peers: Peers | None = None) -> torch.device:
+def join_ranks(plan: Plan | Collective, *, env: RankEnvironment, peers: Peers | None = None) -> torch.device:
     """Join the group of all ranks, and return this rank's device.
 
     Args:
-        plan: Plan of the run.
+        plan: Plan of the run, or the collective that it times.
         env: Environment of this rank.
         peers: This rank's part in the notice of failures; None for a rank that waits for no other.
 
