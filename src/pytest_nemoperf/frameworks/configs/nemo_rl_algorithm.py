@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from pytest_nemoperf.errors import RecipeError
-from pytest_nemoperf.frameworks.configs.number_formats import GENERATION_PRECISIONS
+from pytest_nemoperf.frameworks.configs.number_formats import DTYPES
 from pytest_nemoperf.frameworks.configs.yaml_file import YamlConfig
 from pytest_nemoperf.recipes.algorithms import Algorithm
 from pytest_nemoperf.recipes.rl import RL
@@ -73,13 +73,14 @@ def _generation_precision(generation: YamlConfig) -> Any:
     name = generation.text("vllm_cfg.precision")
     if not name or (generation.text("backend") or "vllm") != "vllm":
         return None
-    for precision, theirs in GENERATION_PRECISIONS.items():
-        if name == theirs:
-            return precision
-    raise RecipeError(
-        f"policy.generation.vllm_cfg.precision={name} has no word here; known are "
-        f"{', '.join(GENERATION_PRECISIONS.values())}: measure it by framework='command' and log_format='nemo_rl'"
-    )
+    if name == "fp8":
+        return name
+    if name not in DTYPES:
+        raise RecipeError(
+            f"policy.generation.vllm_cfg.precision={name} has no word here; known are fp8, {', '.join(DTYPES)}: "
+            "measure it by framework='command' and log_format='nemo_rl'"
+        )
+    return str(DTYPES[name])
 
 
 def _algorithm(config: YamlConfig, *, section: YamlConfig, name: str) -> Algorithm:
