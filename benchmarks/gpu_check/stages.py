@@ -92,7 +92,7 @@ STAGES: Final = (
         name="machine",
         shows="GPU, driver, libraries and settings that figures depend on; what is missing is named",
         program="gpu_check.programs.machine",
-        limit_sec=30,
+        limit_sec=45,
     ),
     Stage(
         name="ranks",
