@@ -128,6 +128,13 @@ OPTIONS: Final = (
         "(ini perf_yardstick, default on)",
     ),
     Option(
+        name="--perf-checkpoint-dir",
+        metavar="DIR",
+        is_harmless=True,
+        help="folder for the checkpoints of cases that ask for the time to save and load one (extra_metrics of a "
+        "recipe), removed after each launch (ini perf_checkpoint_dir)",
+    ),
+    Option(
         name="--perf-baselines",
         metavar="DIR",
         is_harmless=True,
@@ -356,6 +363,10 @@ INI_KEYS: Final = (
         help=f"probability to call a loss as large as the tolerance REGRESSED (default {DEFAULT_ALPHA})",
     ),
     IniKey(name="perf_beta", help=f"probability not to find a loss that a case says it finds (default {DEFAULT_BETA})"),
+    IniKey(
+        name="perf_checkpoint_dir",
+        help="folder for the checkpoints of cases that ask for the time to save and load one",
+    ),
     IniKey(name="perf_tolerance", help="allowed worsening: [METRIC=]PCT, one a line", type="linelist", default=[]),
     IniKey(name="perf_find", help="worsening to be found: [METRIC=]PCT, one a line", type="linelist", default=[]),
     IniKey(

@@ -105,6 +105,7 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
         rl=rl,
         notes=recipe.notes,
         unstated=recipe.unstated,
+        extra_metrics=recipe.extra_metrics,
     )
 
 
