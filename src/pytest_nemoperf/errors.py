@@ -78,7 +78,7 @@ class GenerationError(NemoPerfError, RuntimeError):
 
 
 class CheckpointError(NemoPerfError, RuntimeError):
-    """A checkpoint that is loaded and is not what was saved."""
+    """Loaded weights or optimizer states that differ from the saved ones."""
 
 
 class RevisionError(NemoPerfError, RuntimeError):

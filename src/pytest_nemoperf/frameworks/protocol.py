@@ -91,7 +91,7 @@ class StepDelayer(Framework, Protocol):
 
 @runtime_checkable
 class CheckpointTimer(Framework, Protocol):
-    """Framework whose ranks time the save and load of a checkpoint in the plan's ``checkpoint_dir``."""
+    """Framework with ranks that time the save and load of a checkpoint in the plan's ``checkpoint_dir``."""
 
     times_checkpoints: Literal[True]
 

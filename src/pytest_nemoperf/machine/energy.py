@@ -66,7 +66,7 @@ class EnergyMeter(Protocol):
 
 
 class PackageMeter:
-    """Counters of the host's processor packages, without their memory; whatever runs on them counts.
+    """Counters of the host's processor packages, without their memory; every process on them counts.
 
     Args:
         root: Folder of ``sys``.

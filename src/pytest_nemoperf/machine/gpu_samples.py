@@ -113,7 +113,7 @@ class GpuSampler:
         return len(self._starts)
 
     def millijoules(self) -> tuple[int | None, ...]:
-        """Return the energy of each GPU since its driver was loaded; None where the driver has no such counter."""
+        """Return the energy of each GPU since its driver was loaded; None without such a counter."""
         values: list[int | None] = []
         for start in self._starts:
             values.append(self._ask(self._nvml.nvmlDeviceGetTotalEnergyConsumption, start.gpu))

@@ -98,7 +98,8 @@ OPTIONS: Final = (
         is_repeatable=True,
         help="allowed worsening in percent, for every metric that is judged by default or for one metric, e.g. 3%% or "
         "peak_memory_gib=10%%; generation and training rates of reinforcement learning follow tokens/sec/GPU, and "
-        "refit_time_sec, exposed_generation_sec and logprob_tokens_per_sec_per_gpu are judged only if named here; "
+        "phases such as refit_time_sec, energy (joules_per_token) and metrics on request (checkpoint_save_sec) are "
+        "judged only if named here; "
         "recipe > marker > this > ini perf_tolerance > the system's default (3%% on GPUs and side by side, 10%% on "
         "cpu)",
     ),

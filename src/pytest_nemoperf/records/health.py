@@ -103,7 +103,7 @@ class CpuHealth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Energy:
-    """Energy of the devices while steps were measured; warm-up and whatever comes after the steps are left out.
+    """Energy of the devices within the measured steps, without warm-up and without the work after the last step.
 
     Attributes:
         source: ``nvml``, the driver's counters of the run's GPUs, or ``powercap``, the kernel's of the host's processor

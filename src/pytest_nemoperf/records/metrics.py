@@ -325,7 +325,7 @@ TOKENS_PER_JOULE = Metric(
     name="tokens_per_joule",
     unit="tokens/J",
     direction=Direction.HIGHER,
-    label="tokens per joule",
+    label="tokens/J",
     judged=Judged.WHEN_NAMED,
     limit=1e12,
 )

@@ -1,4 +1,4 @@
-"""Folder of a run's checkpoint inside the one that is given: checked before the launch, removed whatever happens."""
+"""Folder of a run's checkpoint inside the given one: checked before the launch, removed after it in any case."""
 
 from __future__ import annotations
 

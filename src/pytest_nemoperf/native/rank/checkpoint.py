@@ -47,18 +47,16 @@ def time_checkpoint(plan: Plan, parts: Sequence[Trained], *, device: torch.devic
     files are removed.
 
     Args:
-        plan: Plan of the run.
+        plan: Plan that asks for checkpoint metrics.
         parts: Models that this rank trains, with their optimizers; none of a rank that only generates.
         device: Device of this rank.
 
     Returns:
-        The times on rank 0; None on other ranks, or if the plan asks for none.
+        The times on rank 0, else None.
 
     Raises:
         CheckpointError: If a loaded tensor is not what was saved.
     """
-    if not (plan.has_checkpoint and plan.checkpoint_dir):
-        return None
     # Messages about files need no GPU, and a save in the background must not share a group with anything else.
     group = dist.new_group(list(range(plan.layout.gpus)), timeout=group_timeout(plan), backend="gloo")
     asked = plan.extra_metrics
@@ -122,7 +120,7 @@ class _Checkpoint:
         return wait_sec, time.perf_counter() - started
 
     def load(self) -> float:
-        """Load what was saved over zeros, check it, and return this rank's seconds."""
+        """Load the saved state over zeros, check it, and return this rank's seconds."""
         saved = self._get()
         before = {key: _digest(value) for key, value in saved.items()}
         for value in saved.values():

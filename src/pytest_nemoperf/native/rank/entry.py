@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,6 @@ from pytest_nemoperf.native.parallel.context_parallel import local_positions
 from pytest_nemoperf.native.parallel.mesh import build_mesh, data_parallel_rank, group_timeout
 from pytest_nemoperf.native.parallel.parallelize import parallelize
 from pytest_nemoperf.native.phases import RankStep, phase_clock
-from pytest_nemoperf.native.rank.checkpoint import time_checkpoint
 from pytest_nemoperf.native.rank.output import (
     ProgressWriter,
     gather_hosts,
@@ -48,6 +47,7 @@ from pytest_nemoperf.native.train.data import SyntheticTokens
 from pytest_nemoperf.native.train.loop import Trainer
 from pytest_nemoperf.native.train.optimizer_step import Trained
 from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.launch_times import CheckpointTimes
 from pytest_nemoperf.records.step import PLAN_FILE, RESULT_FILE, STEPS_FILE, RunResult
 from pytest_nemoperf.records.yardstick import Yardstick
 
@@ -91,7 +91,7 @@ class Explained(Protocol):
 
 @runtime_checkable
 class Checkpointed(Protocol):
-    """StepRunner whose models can be saved as a checkpoint."""
+    """StepRunner with models that can be saved as a checkpoint."""
 
     @property
     def trained(self) -> tuple[Trained, ...]:
@@ -231,7 +231,7 @@ def train(plan: Plan, *, env: RankEnvironment, device: torch.device, make_traine
         yardsticks.append(gather_yardsticks(measure_yardstick(device, precision=plan.precision), device=device))
     if profiler is not None:
         profiler.write(env.run_dir, rank=env.rank)
-    checkpoint = time_checkpoint(plan, trained, device=device)  # after the peak of memory was read
+    checkpoint = _checkpoint_times(plan, trained, device=device)  # after the peak of memory was read
     hosts = gather_hosts()
     dist.barrier()  # the result file promises that every rank got here
     if env.rank == 0:
@@ -251,6 +251,15 @@ def train(plan: Plan, *, env: RankEnvironment, device: torch.device, make_traine
             checkpoint=checkpoint,
         )
         write_atomic(env.run_dir / RESULT_FILE, to_json(result))
+
+
+def _checkpoint_times(plan: Plan, trained: Sequence[Trained], *, device: torch.device) -> CheckpointTimes | None:
+    """Save and load a checkpoint if the plan asks for it; return the times on rank 0, else None."""
+    if not (plan.has_checkpoint and plan.checkpoint_dir):
+        return None
+    from pytest_nemoperf.native.rank.checkpoint import time_checkpoint  # noqa: PLC0415 (80 modules, in no other rank)
+
+    return time_checkpoint(plan, trained, device=device)
 
 
 def make_native_trainer(plan: Plan, *, rank: int, device: torch.device) -> Trainer:

@@ -23,7 +23,7 @@ from pytest_nemoperf.recipes.recipe import Plan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """A trained model on this rank, for whoever saves it.
+    """A trained model on this rank with its optimizer, for checkpoints.
 
     Attributes:
         model: Architecture.
