@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.weights import model_weights
 from pytest_nemoperf.native.parallel.gradients import Gradients
 from pytest_nemoperf.native.parallel.mesh import RankMesh
@@ -17,6 +19,23 @@ from pytest_nemoperf.native.parallel.pipeline import Pipeline, shared_embedding
 from pytest_nemoperf.native.phases import PhaseClock
 from pytest_nemoperf.recipes.hyperparameters import BETAS, EPS, MAX_GRAD_NORM, WEIGHT_DECAY
 from pytest_nemoperf.recipes.recipe import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A trained model on this rank with its optimizer, for checkpoints.
+
+    Attributes:
+        model: Architecture.
+        chunks: This rank's parts of it.
+        optimizer: Their optimizer.
+        mesh: Process groups of the run.
+    """
+
+    model: ModelConfig
+    chunks: Sequence[nn.Module]
+    optimizer: torch.optim.Optimizer
+    mesh: RankMesh
 
 
 class Updater:
@@ -30,6 +49,9 @@ class Updater:
             different tokens.
         learning_rate: Learning rate of AdamW.
         clock: Marks ``forward``, ``backward``, ``grad_comm``, ``pipeline_wait`` and ``optimizer``.
+
+    Attributes:
+        trained: The model with its optimizer.
     """
 
     def __init__(
@@ -59,6 +81,7 @@ class Updater:
         self._optimizer = torch.optim.AdamW(
             _groups(parameters.values()), lr=learning_rate, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY, fused=True
         )
+        self.trained = Trained(model=plan.model, chunks=chunks, optimizer=self._optimizer, mesh=mesh)
         self._has_grad_comm = plan.layout.dp * plan.layout.cp > 1 or self._gradients.are_partial
         self._passes = make_passes(
             plan, chunks=chunks, mesh=mesh, divisor=divisor, has_grad_comm=self._has_grad_comm, clock=clock
