@@ -25,6 +25,7 @@ from pytest_nemoperf.native.device import (
     reset_peak_memory,
     tune_host_memory,
 )
+from pytest_nemoperf.native.fast_paths import TF32, enabled_fast_paths, fast_path_environment
 from pytest_nemoperf.native.model.compiling import use_own_cache
 from pytest_nemoperf.native.parallel.context_parallel import local_positions
 from pytest_nemoperf.native.parallel.mesh import build_mesh, data_parallel_rank, group_timeout
@@ -198,9 +199,12 @@ def join_ranks(plan: Plan | Collective, *, env: RankEnvironment, peers: Peers | 
         LaunchError: If the ranks can't meet; the text says what was tried.
     """
     timeout = group_timeout(plan)
+    os.environ.update(fast_path_environment(os.environ))
     device = torch.device("cpu")
     backend = "gloo"
     if plan.device == "cuda":
+        if TF32 in enabled_fast_paths(os.environ):
+            torch.set_float32_matmul_precision("high")
         device = torch.device("cuda", env.local_rank)
         backend = "nccl"
         torch.cuda.set_device(device)
