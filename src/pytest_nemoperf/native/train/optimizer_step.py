@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.weights import model_weights
 from pytest_nemoperf.native.fast_paths import CAST_WEIGHTS_ONCE, enabled_fast_paths
 from pytest_nemoperf.native.model.weight_casts import WeightCasts
@@ -20,6 +22,23 @@ from pytest_nemoperf.native.parallel.pipeline import Pipeline, shared_embedding
 from pytest_nemoperf.native.phases import PhaseClock
 from pytest_nemoperf.recipes.hyperparameters import BETAS, EPS, MAX_GRAD_NORM, WEIGHT_DECAY
 from pytest_nemoperf.recipes.recipe import Plan, Precision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A trained model on this rank with its optimizer, for checkpoints.
+
+    Attributes:
+        model: Architecture.
+        chunks: This rank's parts of it.
+        optimizer: Their optimizer.
+        mesh: Process groups of the run.
+    """
+
+    model: ModelConfig
+    chunks: Sequence[nn.Module]
+    optimizer: torch.optim.Optimizer
+    mesh: RankMesh
 
 
 class Updater:
@@ -33,6 +52,9 @@ class Updater:
             different tokens.
         learning_rate: Learning rate of AdamW.
         clock: Marks ``forward``, ``backward``, ``grad_comm``, ``pipeline_wait`` and ``optimizer``.
+
+    Attributes:
+        trained: The model with its optimizer.
     """
 
     def __init__(
@@ -62,6 +84,7 @@ class Updater:
         self._optimizer = torch.optim.AdamW(
             _groups(parameters.values()), lr=learning_rate, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY, fused=True
         )
+        self.trained = Trained(model=plan.model, chunks=chunks, optimizer=self._optimizer, mesh=mesh)
         self._casts = _weight_casts(plan, chunks=chunks, mesh=mesh)
         self._has_grad_comm = plan.layout.dp * plan.layout.cp > 1 or self._gradients.are_partial
         self._passes = make_passes(
