@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,15 @@ from gpu_check.findings import Findings
 from gpu_check.programs.program import Context, run_program
 from gpu_check.programs.sessions import Session, figure, metric, read_session, run_session, short_name, verdict
 
+CHECKPOINTS = "checkpoints"
 _SESSIONS = "session-*"
+_LAUNCH_METRICS = (
+    "time_to_first_step_sec",
+    "compile_time_sec",
+    "checkpoint_save_sec",
+    "checkpoint_async_save_sec",
+    "checkpoint_load_sec",
+)
 
 
 def examine(context: Context, findings: Findings) -> None:
@@ -27,9 +36,11 @@ def examine(context: Context, findings: Findings) -> None:
             )
             status = 0 if context.is_cpu else session.exit_status
             not_run = list(session.not_run)
+            shutil.rmtree(context.folder / CHECKPOINTS, ignore_errors=True)  # 15 GB of a 1B model
             _add_bad(session, findings, is_cpu=context.is_cpu)
     finally:
         _add_table(context, findings)
+        _add_launch_table(context, findings)
     findings.remarks.extend(f"{short_name(each['nodeid'])} did not run: {each['reason']}" for each in not_run)
     if status and not findings.problems:
         findings.problems.append(f"the session exited with {status}; see log.txt")
@@ -77,6 +88,17 @@ def _add_table(context: Context, findings: Findings) -> None:
             figure(metric(case, "peak_memory_gib"), digits=1),
             figure(None if call_sec is None else call_sec * 1e3, digits=3),
         )
+
+
+def _add_launch_table(context: Context, findings: Findings) -> None:
+    """Add the metrics of launches that a recipe asks for; no table where none does."""
+    rows = []
+    for case in measured_cases(context):
+        values = [metric(case, name) for name in _LAUNCH_METRICS]
+        if any(value is not None for value in values):
+            rows.append([short_name(case["nodeid"]), *(figure(value, digits=2) for value in values)])
+    if rows:
+        findings.table("Seconds of launches", ["case", *_LAUNCH_METRICS]).rows.extend(rows)
 
 
 def _framework(case: dict[str, Any]) -> str:
