@@ -439,14 +439,14 @@ class Plan:
         return self.warmup_steps + self.steps
 
     @property
-    def has_checkpoint(self) -> bool:
-        """The ranks save or load a checkpoint after their steps."""
-        return any(metric.name in self.extra_metrics for metric in CHECKPOINT_METRICS)
-
-    @property
     def generation_precision(self) -> str:
         """Number format of generation; empty for a workload without it."""
         return "" if self.rl is None else self.rl.precision_of_generation(self.precision)
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """The ranks save or load a checkpoint after their steps."""
+        return any(metric.name in self.extra_metrics for metric in CHECKPOINT_METRICS)
 
     @property
     def num_updates(self) -> int:

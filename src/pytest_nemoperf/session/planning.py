@@ -135,7 +135,7 @@ class Planner:
             _check_host_memory(plan)
             plan = self._with_checkpoint_dir(plan)
         self.claim(plan.case, nodeid=mark.nodeid)
-        return PlannedCase(mark=mark, plan=plan, framework=adapter, num_runs=self._num_runs(mark), policy=policy)
+        return PlannedCase(mark=mark, plan=plan, framework=adapter, num_runs=self.num_runs(mark), policy=policy)
 
     def _with_checkpoint_dir(self, plan: Plan) -> Plan:
         """Return the plan with the folder of checkpoints and the time to save and load one, if it does.
@@ -175,7 +175,7 @@ class Planner:
             rules=memory_rules_of(adapter, plan=plan),
         )
         # By a page nothing is stored, so that no launches make a baseline: a verdict may take one.
-        num_launches = 1 if self._settings.against == "published" else self._num_runs(mark)
+        num_launches = 1 if self._settings.against == "published" else self.num_runs(mark)
         self.priced.append(PricedCase(nodeid=mark.nodeid, price=price, num_launches=num_launches))
         return self.priced[-1]
 
@@ -200,7 +200,7 @@ class Planner:
         """Return whether a plan is a published row's, or is judged by one."""
         return self._settings.against == "published" or is_published_case(plan.case)
 
-    def _num_runs(self, mark: PerfMark) -> int:
+    def num_runs(self, mark: PerfMark) -> int:
         """Return the launches that make a baseline: the marker's, but for a trial of --perf-set."""
         if self._settings.changes:
             return self._settings.runs

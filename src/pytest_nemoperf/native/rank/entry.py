@@ -25,6 +25,7 @@ from pytest_nemoperf.native.device import (
     reset_peak_memory,
     tune_host_memory,
 )
+from pytest_nemoperf.native.fast_paths import TF32, enabled_fast_paths, fast_path_environment
 from pytest_nemoperf.native.model.compiling import use_own_cache
 from pytest_nemoperf.native.parallel.context_parallel import local_positions
 from pytest_nemoperf.native.parallel.mesh import build_mesh, data_parallel_rank, group_timeout
@@ -50,6 +51,7 @@ from pytest_nemoperf.native.train.data import SyntheticTokens
 from pytest_nemoperf.native.train.loop import Trainer
 from pytest_nemoperf.native.train.optimizer_step import Trained
 from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.collective import Collective
 from pytest_nemoperf.records.launch_times import CheckpointTimes
 from pytest_nemoperf.records.step import PLAN_FILE, RESULT_FILE, STEPS_FILE, RunResult
 from pytest_nemoperf.records.yardstick import Yardstick
@@ -185,11 +187,11 @@ def read_plan(env: RankEnvironment) -> Plan:
     return plan
 
 
-def join_ranks(plan: Plan, *, env: RankEnvironment, peers: Peers | None = None) -> torch.device:
+def join_ranks(plan: Plan | Collective, *, env: RankEnvironment, peers: Peers | None = None) -> torch.device:
     """Join the group of all ranks, and return this rank's device.
 
     Args:
-        plan: Plan of the run.
+        plan: Plan of the run, or the collective that it times.
         env: Environment of this rank.
         peers: This rank's part in the notice of failures; None for a rank that waits for no other.
 
@@ -197,9 +199,12 @@ def join_ranks(plan: Plan, *, env: RankEnvironment, peers: Peers | None = None) 
         LaunchError: If the ranks can't meet; the text says what was tried.
     """
     timeout = group_timeout(plan)
+    os.environ.update(fast_path_environment(os.environ))
     device = torch.device("cpu")
     backend = "gloo"
     if plan.device == "cuda":
+        if TF32 in enabled_fast_paths(os.environ):
+            torch.set_float32_matmul_precision("high")
         device = torch.device("cuda", env.local_rank)
         backend = "nccl"
         torch.cuda.set_device(device)
