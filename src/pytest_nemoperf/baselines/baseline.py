@@ -12,6 +12,7 @@ from pytest_nemoperf.baselines.far_off import far_off_figures
 from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.json_codec import to_data
 from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.measure.kernel import comparable_workload
 from pytest_nemoperf.measure.measurement import Measurement, Run, identity_problem
 from pytest_nemoperf.records.figures import Change, Positive
 from pytest_nemoperf.records.machine_key import key_of_case, num_gpus_of
@@ -128,16 +129,18 @@ def find_mismatches(
 
     A published baseline has only what its page prints: no machine, and the keys of the workload that are printed. Of
     the machines counts what a case of so many GPUs depends on: stored keys of older versions hold more. Their layouts
-    hold less: what they lack had its default.
+    hold less: what they lack had its default. A benchmark test stored without its kernel compares with one that states
+    it.
     """
     if isinstance(stored, Baseline) and stored.published is not None:
         return list(_differences("workload", then=stored.workload, now=_only(workload, keys=stored.workload)))
     num_gpus = num_gpus_of(stored.workload)
     then = key_of_case(stored.machine, num_gpus=num_gpus)
     now = key_of_case(machine, num_gpus=num_gpus)
+    asked = comparable_workload(workload, then=stored.workload)
     return [
         *_differences("machine", then=then, now=now),
-        *_differences("workload", then=_with_whole_layout(stored.workload), now=_with_whole_layout(workload)),
+        *_differences("workload", then=_with_whole_layout(stored.workload), now=_with_whole_layout(asked)),
     ]
 
 
@@ -165,7 +168,9 @@ def from_measurement(
         machine=machine,
         workload=measurement.workload,
         # Names of hosts are of no use later, and don't belong in a committed file.
-        runs=tuple(replace(run, hosts=(), session=run.session or provenance.date) for run in measurement.runs),
+        runs=tuple(
+            replace(run, hosts=(), unknown={}, session=run.session or provenance.date) for run in measurement.runs
+        ),
         provenance=provenance,
         reason=reason,
         environment=measurement.environment,

@@ -41,6 +41,7 @@ class System:
         device: ``cuda`` or ``cpu``, as torch calls it.
         gpus_per_node: GPUs of one node; None for a node with any number of ranks (cpu).
         memory_gb: Memory of one GPU as data sheets name it, in GB; None if it has no source.
+        memory_tb_per_sec: Bandwidth of that memory as data sheets name it, 10^12 bytes a second; None without a source.
         compute_capability: Major and minor version of the GPU's instruction set; None for a CPU.
         peak_tflops: Dense peak in TFLOP/s by number format; one that is absent has no peak, hence no MFU.
         device_names: Names the driver reports for this GPU, exactly.
@@ -64,6 +65,7 @@ class System:
     noise: ExpectedNoise
     noise_by_kind: Mapping[CaseKind, ExpectedNoise]
     budget_sec: float | None = None
+    memory_tb_per_sec: float | None = None
 
     def noise_of(self, kind: CaseKind) -> ExpectedNoise:
         """Return the expected noise of a kind of case."""
@@ -90,6 +92,7 @@ def system_catalog() -> Mapping[str, System]:
             noise=_noise(entry),
             noise_by_kind=_noise_by_kind(entry),
             budget_sec=entry.get("budget_sec"),
+            memory_tb_per_sec=entry["memory_tb_per_sec"]["value"] if entry["memory_tb_per_sec"] else None,
         )
     return MappingProxyType(systems)
 
