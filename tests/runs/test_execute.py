@@ -246,7 +246,8 @@ def test_a_time_out_names_the_finished_steps_and_the_option_to_raise(
 ) -> None:
     launcher = ScriptedLauncher(status=LaunchStatus.TIMED_OUT, polls=polls)
 
-    with pytest.raises(LaunchError, match=f"timed out after 60 s; {finished}; .*--perf-timeout") as caught:
+    said = rf"timed out after 60 s \(timeout_sec of the recipe\); {finished}; .*--perf-timeout"
+    with pytest.raises(LaunchError, match=said) as caught:
         run(PLAN, launcher=launcher, run_dir=tmp_path)
 
     assert f"{tmp_path}/logs/rank0.log" in str(caught.value)

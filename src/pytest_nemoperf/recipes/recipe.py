@@ -122,7 +122,8 @@ class Recipe:
         seed: Seed of weights and synthetic tokens.
         flops_convention: Name of the FLOPs convention, see docs/metrics.md.
         tolerances: Allowed worsening in percent by metric name; ``all`` for every metric that is judged by default.
-        timeout_sec: Wall-clock limit of one run; None derives it from the number of steps.
+        timeout_sec: Wall-clock limit of one run; None derives it from FLOPs, or from the step
+            times of earlier runs on the same machine.
         command: For framework ``command``: argv of a process that trains. ``{run_dir}`` in it stands for the directory
             of the run, ``{total_steps}`` for the number of its steps.
         is_command_per_rank: The command is started once per rank, with RANK, WORLD_SIZE and the like; otherwise it is
@@ -349,6 +350,7 @@ class Plan:
         flops_convention: Name of their convention.
         peak_tflops: Dense peak of one GPU in this precision, TFLOP/s; None if unknown, then there is no MFU.
         timeout_sec: Wall-clock limit of one run.
+        timeout_basis: Words that say where the limit comes from.
         inject_pct: Self-test: delay of each step in percent; 0 for a real run.
         is_profiled: The measured steps run under the profiler; such a run is never part of a measurement.
         command: Framework ``command``: the argv.
@@ -387,6 +389,7 @@ class Plan:
     flops_convention: str
     peak_tflops: float | None
     timeout_sec: float
+    timeout_basis: str = ""
     recompute: Recompute = Recompute.NONE
     is_compiled: bool = False
     is_router_balanced: bool = False

@@ -184,6 +184,29 @@ TIME_PER_CALL_SEC = Metric(
     judged=Judged.BY_DEFAULT,
     limit=_MAX_SEC,
 )
+CALL_TFLOPS_PER_SEC = Metric(
+    name="call_tflops_per_sec", unit="TFLOP/s", direction=Direction.HIGHER, label="TFLOP/s", heading="TFLOP / sec"
+)
+CALL_GIB_PER_SEC = Metric(
+    name="call_gib_per_sec", unit="GiB/s", direction=Direction.HIGHER, label="GiB/s", heading="GiB / sec"
+)
+ALGORITHM_GIB_PER_SEC = Metric(
+    name="algorithm_gib_per_sec",
+    unit="GiB/s",
+    direction=Direction.HIGHER,
+    label="algorithm bandwidth",
+    heading="Algorithm bandwidth (GiB / sec)",
+)
+BUS_GIB_PER_SEC = Metric(
+    name="bus_gib_per_sec",
+    unit="GiB/s",
+    direction=Direction.HIGHER,
+    label="bus bandwidth",
+    heading="Bus bandwidth (GiB / sec)",
+)
+CALL_RATES = (CALL_TFLOPS_PER_SEC, CALL_GIB_PER_SEC, ALGORITHM_GIB_PER_SEC, BUS_GIB_PER_SEC)
+"""Rates of timed calls: their work over the time of a call, which is what is judged."""
+
 MEAN_TOKENS_PER_STEP = Metric(
     name="mean_tokens_per_step",
     unit="tokens",
@@ -346,6 +369,7 @@ METRICS = {
         *RL_METRICS,
         PEAK_MEMORY_GIB,
         TIME_PER_CALL_SEC,
+        *CALL_RATES,
         MEAN_TOKENS_PER_STEP,
         TOKENS_SPREAD_PCT,
     )
@@ -361,7 +385,7 @@ WHOLE_STEP = tuple(metric for metric in JUDGED if not metric.phases)
 PRETRAIN_PAGE = (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU)
 """Columns of the performance page of pre-training; that of reinforcement learning has exactly NeMo RL's."""
 
-IN_PROCESS_PAGE = (TIME_PER_CALL_SEC, STEP_TIME_SEC, *PRETRAIN_PAGE)
+IN_PROCESS_PAGE = (TIME_PER_CALL_SEC, *CALL_RATES, STEP_TIME_SEC, *PRETRAIN_PAGE)
 """Columns of the page of calls and loops that the test process has timed, of those that any case has."""
 
 PRETRAIN_SUMMARY = (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU, MFU_PCT, STEP_TIME_SEC, PEAK_MEMORY_GIB)
@@ -370,5 +394,5 @@ PRETRAIN_SUMMARY = (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU, MFU_PCT, STE
 RL_SUMMARY = (TOKENS_PER_SEC_PER_GPU, STEP_TIME_SEC, PEAK_MEMORY_GIB)
 """Columns of the terminal's table of reinforcement learning."""
 
-CALL_SUMMARY = (TIME_PER_CALL_SEC,)
+CALL_SUMMARY = (TIME_PER_CALL_SEC, *CALL_RATES)
 """Columns of the terminal's table of timed calls."""

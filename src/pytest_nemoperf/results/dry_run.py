@@ -185,6 +185,7 @@ class DryRun:
         systems: Names of the systems that a recipe has a layout for.
         cost: GPU-hours and launch times of the priced cases; None without any.
         terms: Tolerances and error rates, before recipes' and markers' tolerances.
+        noise: Noise that the project states in place of the catalog's, as in the ini key ``perf_noise``.
     """
 
     system: str
@@ -197,4 +198,5 @@ class DryRun:
     systems: tuple[str, ...] = ()
     cost: SuiteCost | None = None
     terms: VerdictPolicy | None = None
+    noise: tuple[str, ...] = ()
     schema_version: Literal[1] = _SCHEMA_VERSION

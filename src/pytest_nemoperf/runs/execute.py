@@ -246,14 +246,19 @@ def _describe_end(plan: Plan, *, result: LaunchResult, run_dir: Path, num_finish
     if result.failures:
         text = _describe_failure(plan, first=result.failures[0], result=result, run_dir=run_dir)
         if result.status is LaunchStatus.TIMED_OUT:
-            text += f"\nafter this the others were waited for until the time-out of {plan.timeout_sec:g} s; {finished}"
+            text += f"\nafter this the others were waited for until the time-out of {_limit_text(plan)}; {finished}"
         return text
     log = result.logs[0]
     return (
-        f"{plan.case} timed out after {plan.timeout_sec:g} s; {finished}; "
+        f"{plan.case} timed out after {_limit_text(plan)}; {finished}; "
         f"if it only needs longer, raise timeout_sec in the recipe or --perf-timeout; the log {log} ends with:\n"
         f"{tail_of(log)}"
     )
+
+
+def _limit_text(plan: Plan) -> str:
+    basis = f" ({plan.timeout_basis})" if plan.timeout_basis else ""
+    return f"{plan.timeout_sec:g} s{basis}"
 
 
 def _describe_failure(plan: Plan, *, first: RankExit, result: LaunchResult, run_dir: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Final
 from pytest_nemoperf.errors import RecipeError, did_you_mean
 from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.measure.steady_state import drift_noise_pct
+from pytest_nemoperf.recipes.case_kind import CaseKind
 from pytest_nemoperf.recipes.recipe import check_tolerances
 from pytest_nemoperf.recipes.systems import System
 from pytest_nemoperf.records.metrics import JUDGED, METRICS, PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU, Judged, Metric
@@ -177,17 +178,30 @@ class VerdictPolicy:
         return self.beta / 2.0 if self.confirming_rounds else self.beta
 
 
-def system_policy(system: System) -> VerdictPolicy:
-    """Return the policy of a system as the catalog has it."""
+def system_policy(system: System, *, kind: CaseKind | None = None) -> VerdictPolicy:
+    """Return the policy of a kind of case on a system as the catalog has it; None for any other kind."""
+    noise = system.noise if kind is None else system.noise_of(kind)
     return VerdictPolicy(
         tolerances=default_tolerances(system),
-        run_noise_pct=system.run_noise_pct,
-        session_noise_pct=system.session_noise_pct,
-        round_noise_pct=system.round_noise_pct,
-        memory_noise_pct=system.memory_noise_pct,
+        run_noise_pct=noise.run_pct,
+        session_noise_pct=noise.session_pct,
+        round_noise_pct=noise.round_pct,
+        memory_noise_pct=noise.memory_pct,
         alpha=DEFAULT_ALPHA,
         beta=DEFAULT_BETA,
         max_runs=DEFAULT_MAX_RUNS,
+    )
+
+
+def of_kind(policy: VerdictPolicy, *, system: System, kind: CaseKind) -> VerdictPolicy:
+    """Return a policy with the noise that the catalog expects of a kind of case on a system."""
+    expected = system_policy(system, kind=kind)
+    return replace(
+        policy,
+        run_noise_pct=expected.run_noise_pct,
+        session_noise_pct=expected.session_noise_pct,
+        round_noise_pct=expected.round_noise_pct,
+        memory_noise_pct=expected.memory_noise_pct,
     )
 
 

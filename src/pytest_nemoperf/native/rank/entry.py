@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +38,9 @@ from pytest_nemoperf.native.rank.output import (
     write_atomic,
     write_error,
 )
+from pytest_nemoperf.native.rank.peers import Peers
 from pytest_nemoperf.native.rank.profiling import StepProfiler
+from pytest_nemoperf.native.rank.rendezvous import join_group, open_store
 from pytest_nemoperf.native.rank.rl_output import rl_step_records
 from pytest_nemoperf.native.rank.turns import steps_in_turn
 from pytest_nemoperf.native.rank.yardstick import gather_yardsticks, has_yardstick, measure_yardstick
@@ -46,6 +49,7 @@ from pytest_nemoperf.native.rl.loop import make_rl_rank
 from pytest_nemoperf.native.train.data import SyntheticTokens
 from pytest_nemoperf.native.train.loop import Trainer
 from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.collective import Collective
 from pytest_nemoperf.records.step import PLAN_FILE, RESULT_FILE, STEPS_FILE, RunResult
 from pytest_nemoperf.records.yardstick import Yardstick
 
@@ -106,10 +110,16 @@ def main(make_trainer: MakeStepRunner | None = None) -> None:
         Exception: Any error of the run, after it was written to the rank's error file.
     """
     env = read_environment()
+    peers = Peers(rank=env.rank, world_size=env.world_size, run_dir=env.run_dir)
     try:
-        run(env, make_trainer=make_trainer or make_native_trainer)
+        run(env, make_trainer=make_trainer or make_native_trainer, peers=peers)
     except Exception as error:
-        write_error(env.run_dir, rank=env.rank, error=error)
+        lost = peers.lost() if isinstance(error, RuntimeError) else None  # as errors of torch's collectives are
+        if lost is None:
+            write_error(env.run_dir, rank=env.rank, error=error)
+        else:  # the earliest error file is the cause, and this error is none
+            error.add_note(f"before this, {lost}")
+        peers.fail(f"{type(error).__name__}: {error}")
         raise
 
 
@@ -129,18 +139,25 @@ def read_environment() -> RankEnvironment:
     )
 
 
-def run(env: RankEnvironment, *, make_trainer: MakeStepRunner) -> None:
+def run(env: RankEnvironment, *, make_trainer: MakeStepRunner, peers: Peers) -> None:
     """Run the plan of the run directory on this rank.
 
+    Args:
+        env: Environment of this rank.
+        make_trainer: Builder of the rank's part of pre-training.
+        peers: This rank's part in the notice of failures.
+
     Raises:
+        LaunchError: If this rank can't meet the others.
         PlanError: If the plan doesn't fit the ranks that were started, or needs something that isn't built in.
         RecordError: If the plan can't be read.
     """
     plan = read_plan(env)
-    device = join_ranks(plan, env=env)
+    device = join_ranks(plan, env=env, peers=peers)
     if plan.is_compiled:
         use_own_cache(env.run_dir)
     train(plan, env=env, device=device, make_trainer=make_trainer)
+    peers.done()
     dist.destroy_process_group()
 
 
@@ -157,18 +174,33 @@ def read_plan(env: RankEnvironment) -> Plan:
     return plan
 
 
-def join_ranks(plan: Plan, *, env: RankEnvironment) -> torch.device:
-    """Join the group of all ranks, and return this rank's device."""
+def join_ranks(plan: Plan | Collective, *, env: RankEnvironment, peers: Peers | None = None) -> torch.device:
+    """Join the group of all ranks, and return this rank's device.
+
+    Args:
+        plan: Plan of the run, or the collective that it times.
+        env: Environment of this rank.
+        peers: This rank's part in the notice of failures; None for a rank that waits for no other.
+
+    Raises:
+        LaunchError: If the ranks can't meet; the text says what was tried.
+    """
     timeout = group_timeout(plan)
+    device = torch.device("cpu")
+    backend = "gloo"
     if plan.device == "cuda":
         device = torch.device("cuda", env.local_rank)
+        backend = "nccl"
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device, timeout=timeout)
     else:
-        device = torch.device("cpu")
         torch.set_num_threads(max(1, available_cores() // env.local_world_size))
         tune_host_memory()
-        dist.init_process_group("gloo", timeout=timeout)
+    store = open_store(rank=env.rank, world_size=env.world_size, timeout=timeout)
+    if peers is not None:
+        peers.join(store, address=os.environ["MASTER_ADDR"])
+    join_group(backend, store=store, rank=env.rank, world_size=env.world_size, device=device, timeout=timeout)
+    if peers is not None:
+        peers.joined()
     return device
 
 
@@ -316,12 +348,18 @@ def main_of_process(make_trainer: MakeStepRunner | None = None) -> NoReturn:
     Args:
         make_trainer: As of main.
     """
-    main(make_trainer)
+    exit_code = 0
+    try:
+        main(make_trainer)
+    except Exception:
+        traceback.print_exc()
+        exit_code = 1
     # Like a forked rank, end without the interpreter's teardown: it races with gloo's threads, and a rank whose
-    # result is complete died of SIGABRT in 2 of 25 runs ("terminate called without an active exception").
+    # result is complete died of SIGABRT in 2 of 25 runs ("terminate called without an active exception"). After an
+    # error it may wait for collectives that never end.
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(exit_code)
 
 
 if __name__ == "__main__":

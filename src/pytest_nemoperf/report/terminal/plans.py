@@ -241,7 +241,7 @@ def _facts(price: Price, *, system_title: str) -> Iterator[tuple[str, str]]:
         bubble = f"{_bubble_text(price)} of the {unit}"
     yield "pipeline bubble", bubble
     yield "steps", f"{plan.warmup_steps} warm-up + {plan.steps} measured"
-    yield "time-out", f"{plan.timeout_sec:g} s"
+    yield "time-out", f"{plan.timeout_sec:g} s ({plan.timeout_basis})"
     if plan.notes:
         yield "notes", "; ".join(plan.notes)
 
