@@ -168,7 +168,9 @@ def from_measurement(
         machine=machine,
         workload=measurement.workload,
         # Names of hosts are of no use later, and don't belong in a committed file.
-        runs=tuple(replace(run, hosts=(), session=run.session or provenance.date) for run in measurement.runs),
+        runs=tuple(
+            replace(run, hosts=(), unknown={}, session=run.session or provenance.date) for run in measurement.runs
+        ),
         provenance=provenance,
         reason=reason,
         environment=measurement.environment,

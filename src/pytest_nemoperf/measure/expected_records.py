@@ -9,6 +9,7 @@ from pytest_nemoperf.flops.conventions import find_convention
 from pytest_nemoperf.flops.count import num_flops_per_token
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.recipes.rl import RL
+from pytest_nemoperf.recipes.rules import NATIVE
 from pytest_nemoperf.recipes.systems import largest_peak_tflops
 
 _MOST_PROB_ERROR: Final = 1.05
@@ -60,6 +61,8 @@ class ExpectedRecords:
         most_tflops: TFLOP/s of one GPU that can't be surpassed: the peak, or of an unknown device the largest of the
             catalog in this precision; None if that is unknown, too.
         rollout: Reinforcement learning; None for other workloads.
+        extra_metrics: Names of the metrics that are measured on request.
+        may_compile: The first steps may compile: the recipe says so, or the framework decides by itself.
     """
 
     num_gpus: int
@@ -73,6 +76,8 @@ class ExpectedRecords:
     min_flops_per_token: float | None = None
     most_tflops: float | None = None
     rollout: ExpectedRollout | None = None
+    extra_metrics: tuple[str, ...] = ()
+    may_compile: bool = True
 
 
 def expected_of(plan: Plan) -> ExpectedRecords:
@@ -100,6 +105,8 @@ def expected_of(plan: Plan) -> ExpectedRecords:
         ),
         most_tflops=plan.peak_tflops or largest_peak_tflops(plan.precision.number_format),
         rollout=rollout,
+        extra_metrics=plan.extra_metrics,
+        may_compile=plan.is_compiled or plan.framework != NATIVE,
     )
 
 

@@ -120,6 +120,7 @@ class Settings:
         inject_pct: Self-test delay of each step in percent.
         timeout_sec: Wall-clock limit of one run; None for each recipe's own.
         has_yardstick: A fixed workload is timed before and after each run.
+        checkpoint_dir: Folder for checkpoints of cases that time one; empty if none is given.
         changes: Values of ``--perf-set``, for every recipe, by key; empty if there are none.
         frameworks: Names of ``--perf-framework``, each of which runs every recipe; empty for the recipe's own.
         is_dry_run: Cases are priced, nothing is launched.
@@ -154,6 +155,7 @@ class Settings:
     inject_pct: float
     timeout_sec: float | None
     has_yardstick: bool
+    checkpoint_dir: str
     changes: Mapping[str, Any]
     frameworks: tuple[str, ...]
     is_dry_run: bool
@@ -218,6 +220,7 @@ def read_settings(config: pytest.Config) -> Settings:
         inject_pct=inject_pct,
         timeout_sec=timeout_sec,
         has_yardstick=_has_yardstick(config),
+        checkpoint_dir=_checkpoint_dir(config),
         changes=changes,
         frameworks=_frameworks(config),
         is_dry_run=option.perf_dry_run,
@@ -427,6 +430,18 @@ def _baselines_dir(config: pytest.Config) -> Path:
                 break
         raise usage_error(f"{named}: there is no folder {text} in {config.rootpath}{hint}")
     return path
+
+
+def _checkpoint_dir(config: pytest.Config) -> str:
+    """Return the path of the folder for checkpoints, there or not; empty if none is given.
+
+    An option's is relative to the folder that pytest was called in, an ini key's to the root directory.
+    """
+    text, subject = _option_or_ini(config, "perf_checkpoint_dir")
+    if not text.strip():
+        return ""
+    base = config.rootpath if subject.startswith("ini") else config.invocation_params.dir
+    return str(_looked_up(base / text, named=f"{subject}={text}"))
 
 
 def _output_dir(config: pytest.Config) -> Path:

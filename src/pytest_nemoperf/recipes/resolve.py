@@ -100,6 +100,7 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
         rl=rl,
         notes=recipe.notes,
         unstated=recipe.unstated,
+        extra_metrics=recipe.extra_metrics,
     )
     if timeout_sec is None:
         return with_limit(plan, derived_limit(plan, system=system))

@@ -23,7 +23,7 @@ from pytest_nemoperf.errors import (
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.complete import complete_recipe
 from pytest_nemoperf.frameworks.interpreter import ANY_FRAMEWORK, check_interpreter
-from pytest_nemoperf.frameworks.protocol import LogWriter, StepDelayer, memory_rules_of
+from pytest_nemoperf.frameworks.protocol import CheckpointTimer, LogWriter, StepDelayer, memory_rules_of
 from pytest_nemoperf.frameworks.registered import RegisteredFrameworks, checked_frameworks, registered_frameworks
 from pytest_nemoperf.machine import identity
 from pytest_nemoperf.measure.figures import figure_over_runs
@@ -46,6 +46,7 @@ from pytest_nemoperf.records.metrics import STEP_TIME_SEC
 from pytest_nemoperf.records.yardstick import YARDSTICK_OFF, YARDSTICK_ON, YARDSTICK_VARIABLE
 from pytest_nemoperf.results.by_framework import Unmeasured
 from pytest_nemoperf.results.dry_run import AskedCase, PricedCase
+from pytest_nemoperf.runs.checkpoint_folder import check_checkpoint_folder, checkpoint_limit_sec
 from pytest_nemoperf.session.cases import PlannedCase
 from pytest_nemoperf.session.lookup import BaselineLookup
 from pytest_nemoperf.verdict.policy import VerdictPolicy, with_layer
@@ -132,8 +133,21 @@ class Planner:
                 # Hundreds of published rows have one reason, which is listed once for all of them.
                 raise UnsupportedError(reason if self._is_of_pages(plan) else f"{plan.case}: {reason}")
             _check_host_memory(plan)
+            plan = self._with_checkpoint_dir(plan)
         self.claim(plan.case, nodeid=mark.nodeid)
         return PlannedCase(mark=mark, plan=plan, framework=adapter, num_runs=self.num_runs(mark), policy=policy)
+
+    def _with_checkpoint_dir(self, plan: Plan) -> Plan:
+        """Return the plan with the folder of checkpoints and the time to save and load one, if it does.
+
+        Raises:
+            PlanError: If no folder is given, or it takes no checkpoint of the plan.
+        """
+        if not plan.has_checkpoint or self._settings.ab is not None:  # rounds of two revisions save none
+            return plan
+        folder = self._settings.checkpoint_dir
+        check_checkpoint_folder(plan, folder=folder)
+        return replace(plan, checkpoint_dir=folder, timeout_sec=plan.timeout_sec + checkpoint_limit_sec(plan))
 
     def price(self, recipe: Recipe, *, mark: PerfMark, framework: str = "") -> PricedCase:
         """Resolve and price a recipe, and keep the result for the end of a dry run.
@@ -377,6 +391,11 @@ def _unsupported(plan: Plan, *, framework: Framework) -> str | None:
     is_logged = plan.log_format or plan.framework_config or is_own_log
     if plan.inject_pct and is_logged:
         return "--perf-inject delays steps from inside, and this case is measured by its log"
+    if plan.has_checkpoint and not isinstance(framework, CheckpointTimer):
+        return (
+            f"extra_metrics={', '.join(plan.extra_metrics)}: framework {plan.framework} does not time checkpoints; "
+            f"leave them out, or use framework={NATIVE!r}"
+        )
     return framework.unsupported(plan)
 
 

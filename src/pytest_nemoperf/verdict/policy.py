@@ -13,7 +13,15 @@ from pytest_nemoperf.measure.steady_state import drift_noise_pct
 from pytest_nemoperf.recipes.case_kind import CaseKind
 from pytest_nemoperf.recipes.recipe import check_tolerances
 from pytest_nemoperf.recipes.systems import System
-from pytest_nemoperf.records.metrics import JUDGED, METRICS, PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU, Judged, Metric
+from pytest_nemoperf.records.metrics import (
+    ENERGY_METRICS,
+    JUDGED,
+    METRICS,
+    PEAK_MEMORY_GIB,
+    TOKENS_PER_SEC_PER_GPU,
+    Judged,
+    Metric,
+)
 from pytest_nemoperf.verdict.defaults import DEFAULT_ALPHA, DEFAULT_BETA, DEFAULT_MAX_RUNS
 from pytest_nemoperf.verdict.sequential import MIN_RUNS_FOR_WORSE, SequentialRule
 
@@ -128,6 +136,8 @@ class VerdictPolicy:
             if metric.phases:
                 noise_pct *= _PHASE_NOISE_FACTOR
             noise_pct = max(noise_pct, drift_noise_pct(run.drift_pct for run in runs))
+            if metric in ENERGY_METRICS:
+                noise_pct = math.hypot(noise_pct, _energy_noise_pct(runs))
         return SequentialRule(
             noise_pct=noise_pct,
             session_noise_pct=session_noise_pct,
@@ -176,6 +186,11 @@ class VerdictPolicy:
     def _beta(self) -> float:
         """Probability not to find a loss by one test: half of it if one test screens and another decides."""
         return self.beta / 2.0 if self.confirming_rounds else self.beta
+
+
+def _energy_noise_pct(runs: Sequence[Run]) -> float:
+    """Return the scatter of the runs' energy by the age of its readings, percent: the largest of any run."""
+    return max((run.energy_noise_pct or 0.0 for run in runs), default=0.0)
 
 
 def system_policy(system: System, *, kind: CaseKind | None = None) -> VerdictPolicy:
