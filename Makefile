@@ -16,7 +16,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q --no-comp
 SAY_TIME = echo "set-up took $$(($$(date +%s) - start)) s"
 WORKERS ?= -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: help perf perf-update test test-quick test-slow fuzz test-vllm test-trainers test-frameworks test-recipes test-pytest test-torch-oldest lint types imports unit bench bench-verdicts clean
+.PHONY: help perf perf-update test test-quick test-slow fuzz test-vllm test-trainers test-frameworks test-recipes test-pytest test-torch-oldest lint types imports unit bench bench-verdicts suite-table clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -88,6 +88,9 @@ bench: $(VENV)/.bench  ## what the plugin itself costs: recording, launching, co
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/refit.py
 	$(BIN)/python benchmarks/rl.py
+
+suite-table: $(VENV)/.dev  ## write the table of the GPU suite into docs/plans.md, from dry runs
+	$(BIN)/python benchmarks/suite_table.py docs/plans.md
 
 bench-verdicts: $(VENV)/.bench  ## how often verdicts are wrong, ours and others'; writes benchmarks/verdicts/results.*
 	$(BIN)/python benchmarks/verdicts/error_rates.py
