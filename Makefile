@@ -14,9 +14,11 @@ PYTEST := $(BIN)/python -m pytest
 # Modules are compiled when they are first imported: a session imports a fraction of what torch brings.
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q --no-compile
 SAY_TIME = echo "set-up took $$(($$(date +%s) - start)) s"
+# An interpreter that has torch for CUDA and runs this checkout, such as python3; by default .venv with what pip installs.
+GPU_PYTHON ?=
 WORKERS ?= -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: help perf perf-update test test-quick test-slow fuzz test-vllm test-trainers test-frameworks test-recipes test-pytest test-torch-oldest lint types imports unit bench bench-verdicts suite-table clean
+.PHONY: help perf perf-update test test-quick test-slow fuzz test-vllm test-trainers test-frameworks test-recipes test-pytest test-torch-oldest lint types imports unit bench bench-verdicts suite-table gpu-check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -91,6 +93,9 @@ bench: $(VENV)/.bench  ## what the plugin itself costs: recording, launching, co
 
 suite-table: $(VENV)/.dev  ## write the table of the GPU suite into docs/plans.md, from dry runs
 	$(BIN)/python benchmarks/suite_table.py docs/plans.md
+
+gpu-check: $(if $(GPU_PYTHON),,$(VENV)/.bench)  ## check a GPU machine in 8 minutes, and go on where that ended; GPU_PYTHON=python3, GPU_CHECK="--list"
+	PYTHONPATH=$(if $(GPU_PYTHON),src:)$$PYTHONPATH $(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu_check $(GPU_CHECK)
 
 bench-verdicts: $(VENV)/.bench  ## how often verdicts are wrong, ours and others'; writes benchmarks/verdicts/results.*
 	$(BIN)/python benchmarks/verdicts/error_rates.py
