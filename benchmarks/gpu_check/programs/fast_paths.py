@@ -17,6 +17,7 @@ import torch.distributed as dist
 from gpu_check.findings import Findings
 from gpu_check.programs.forked import free_port, run_forked, tail
 from gpu_check.programs.program import Context, run_program
+from gpu_check.programs.ranks import CPU_RANKS
 from pytest_nemoperf.errors import NemoPerfError
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.native.device import peak_memory_bytes, reset_peak_memory
@@ -124,7 +125,7 @@ def _run_turn(plan: Plan, *, path: FastPath, is_on: bool, log: Path) -> dict[str
         "RANK": "0",
         "WORLD_SIZE": "1",
         "LOCAL_RANK": "0",
-        "LOCAL_WORLD_SIZE": "1",
+        "LOCAL_WORLD_SIZE": str(CPU_RANKS) if plan.device == "cpu" else "1",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
         "NEMOPERF_RUN_DIR": str(log.parent),

@@ -56,6 +56,8 @@ class Timed:
 def examine(context: Context, findings: Findings) -> None:
     """Time both, one after the other: two models with their optimizers would not fit into 80 GB."""
     device = torch.device("cpu" if context.is_cpu else "cuda")
+    if context.is_cpu:
+        torch.set_num_threads(1)  # operators this small wait for threads
     plan = _plan(context)
     native = _native(plan, device=device)
     _free(device)

@@ -41,7 +41,7 @@ _FAILING_STEP: Final = 3
 _PEERS_SEC: Final = 20.0
 """Time that the others may take to end after a rank failed."""
 _SINGLE: Final = "single"
-_CPU_RANKS: Final = 64
+CPU_RANKS: Final = 64
 """Ranks of a host as its cores are dealt in a dry run: one thread each, or operators this small wait for threads."""
 
 
@@ -214,7 +214,7 @@ def rank_environment(rank: int, *, num_ranks: int, port: int, folder: Path, shar
         "RANK": str(rank),
         "WORLD_SIZE": str(num_ranks),
         "LOCAL_RANK": "0" if shares_gpu else str(rank),
-        "LOCAL_WORLD_SIZE": "1" if shares_gpu else str(_CPU_RANKS),
+        "LOCAL_WORLD_SIZE": "1" if shares_gpu else str(CPU_RANKS),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "NEMOPERF_RUN_DIR": str(folder),
