@@ -50,6 +50,8 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
         flops_per_token = num_flops_per_token(model, seq_len=recipe.seq_len, convention=convention, tp=layout.tp)
     else:
         rl = replace(rl, algorithm=rl.algorithm_config)
+        if rl.generation_precision == replace(rl, generation_precision=None).precision_of_generation(recipe.precision):
+            rl = replace(rl, generation_precision=None)  # one workload, said in either way
         # Multi-token prediction speeds up pre-training; reinforcement learning trains the next token alone.
         model = replace(model, mtp_num_layers=0)
         seq_lens = rl.max_lengths(seq_len=recipe.seq_len)
@@ -98,6 +100,7 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
         rl=rl,
         notes=recipe.notes,
         unstated=recipe.unstated,
+        extra_metrics=recipe.extra_metrics,
     )
     if timeout_sec is None:
         return with_limit(plan, derived_limit(plan, system=system))

@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from pytest_nemoperf.native.device import (
     reset_peak_memory,
     tune_host_memory,
 )
+from pytest_nemoperf.native.fast_paths import TF32, enabled_fast_paths, fast_path_environment
 from pytest_nemoperf.native.model.compiling import use_own_cache
 from pytest_nemoperf.native.parallel.context_parallel import local_positions
 from pytest_nemoperf.native.parallel.mesh import build_mesh, data_parallel_rank, group_timeout
@@ -48,7 +49,10 @@ from pytest_nemoperf.native.rl.learn.rollout_facts import RolloutFacts
 from pytest_nemoperf.native.rl.loop import make_rl_rank
 from pytest_nemoperf.native.train.data import SyntheticTokens
 from pytest_nemoperf.native.train.loop import Trainer
+from pytest_nemoperf.native.train.optimizer_step import Trained
 from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.collective import Collective
+from pytest_nemoperf.records.launch_times import CheckpointTimes
 from pytest_nemoperf.records.step import PLAN_FILE, RESULT_FILE, STEPS_FILE, RunResult
 from pytest_nemoperf.records.yardstick import Yardstick
 
@@ -87,6 +91,16 @@ class Explained(Protocol):
     @property
     def environment(self) -> Mapping[str, str]:
         """Choices by name."""
+        ...
+
+
+@runtime_checkable
+class Checkpointed(Protocol):
+    """StepRunner with models that can be saved as a checkpoint."""
+
+    @property
+    def trained(self) -> tuple[Trained, ...]:
+        """Models that this rank trains, with their optimizers."""
         ...
 
 
@@ -173,11 +187,11 @@ def read_plan(env: RankEnvironment) -> Plan:
     return plan
 
 
-def join_ranks(plan: Plan, *, env: RankEnvironment, peers: Peers | None = None) -> torch.device:
+def join_ranks(plan: Plan | Collective, *, env: RankEnvironment, peers: Peers | None = None) -> torch.device:
     """Join the group of all ranks, and return this rank's device.
 
     Args:
-        plan: Plan of the run.
+        plan: Plan of the run, or the collective that it times.
         env: Environment of this rank.
         peers: This rank's part in the notice of failures; None for a rank that waits for no other.
 
@@ -185,9 +199,12 @@ def join_ranks(plan: Plan, *, env: RankEnvironment, peers: Peers | None = None) 
         LaunchError: If the ranks can't meet; the text says what was tried.
     """
     timeout = group_timeout(plan)
+    os.environ.update(fast_path_environment(os.environ))
     device = torch.device("cpu")
     backend = "gloo"
     if plan.device == "cuda":
+        if TF32 in enabled_fast_paths(os.environ):
+            torch.set_float32_matmul_precision("high")
         device = torch.device("cuda", env.local_rank)
         backend = "nccl"
         torch.cuda.set_device(device)
@@ -227,6 +244,7 @@ def train(plan: Plan, *, env: RankEnvironment, device: torch.device, make_traine
     run_all = partial(_run_steps, plan=plan, device=device, progress=progress, profiler=profiler)
     facts: list[RolloutFacts] = []
     choices: Mapping[str, str] = {}
+    trained: tuple[Trained, ...] = ()
     yardsticks: list[tuple[Yardstick, ...]] = []
     is_yardstick_due = has_yardstick(plan)
     if is_yardstick_due:  # before anything of the model is there
@@ -235,17 +253,21 @@ def train(plan: Plan, *, env: RankEnvironment, device: torch.device, make_traine
         trainer = make_trainer(plan, rank=env.rank, device=device)
         if isinstance(trainer, Explained):
             choices = trainer.environment
+        if isinstance(trainer, Checkpointed):
+            trained = trainer.trained
         steps = run_all(trainer.step, barrier=dist.barrier)
     else:
         rl_rank = make_rl_rank(plan, device=device)
         steps = run_all(rl_rank.step, barrier=rl_rank.barrier)
         rl_rank.finish()
         facts = rl_rank.facts
+        trained = rl_rank.trained
     gathered = gather_steps(steps, peak_bytes=peak_memory_bytes(device), device=device)
     if is_yardstick_due:  # after the peak of memory was read
         yardsticks.append(gather_yardsticks(measure_yardstick(device, precision=plan.precision), device=device))
     if profiler is not None:
         profiler.write(env.run_dir, rank=env.rank)
+    checkpoint = _checkpoint_times(plan, trained, device=device)  # after the peak of memory was read
     hosts = gather_hosts()
     dist.barrier()  # the result file promises that every rank got here
     if env.rank == 0:
@@ -262,8 +284,18 @@ def train(plan: Plan, *, env: RankEnvironment, device: torch.device, make_traine
             hosts=hosts,
             yardsticks_before=yardsticks[0] if yardsticks else (),
             yardsticks_after=yardsticks[1] if yardsticks else (),
+            checkpoint=checkpoint,
         )
         write_atomic(env.run_dir / RESULT_FILE, to_json(result))
+
+
+def _checkpoint_times(plan: Plan, trained: Sequence[Trained], *, device: torch.device) -> CheckpointTimes | None:
+    """Save and load a checkpoint if the plan asks for it; return the times on rank 0, else None."""
+    if not (plan.has_checkpoint and plan.checkpoint_dir):
+        return None
+    from pytest_nemoperf.native.rank.checkpoint import time_checkpoint  # noqa: PLC0415 (80 modules, in no other rank)
+
+    return time_checkpoint(plan, trained, device=device)
 
 
 def make_native_trainer(plan: Plan, *, rank: int, device: torch.device) -> Trainer:
