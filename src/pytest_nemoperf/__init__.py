@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
     from pytest_nemoperf.logs.log_format import LogFormat
     from pytest_nemoperf.models.architecture import ModelConfig
+    from pytest_nemoperf.models.catalog import find_model
     from pytest_nemoperf.plugin.fixture import Perf
     from pytest_nemoperf.published.suite import published_recipes
     from pytest_nemoperf.recipes.algorithms import Algorithm, find_algorithm
@@ -30,6 +31,7 @@ __all__ = [
     "Precision",
     "Recipe",
     "find_algorithm",
+    "find_model",
     "published_recipes",
 ]
 
@@ -44,6 +46,7 @@ _HOME = {
     "Recipe": "recipes.recipe",
     "RL": "recipes.rl",
     "find_algorithm": "recipes.algorithms",
+    "find_model": "models.catalog",
     "published_recipes": "published.suite",
 }
 

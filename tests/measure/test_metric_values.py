@@ -11,7 +11,7 @@ from pytest_nemoperf.measure import metric_values
 from pytest_nemoperf.measure.expected_records import expected_of
 from pytest_nemoperf.measure.metric_values import MeasuredSteps, TimedCalls, call_values, step_values
 from pytest_nemoperf.recipes.recipe import Plan
-from pytest_nemoperf.records.metrics import METRICS, TRAINING_MFU_PCT
+from pytest_nemoperf.records.metrics import BESIDE_STEPS, METRICS, TRAINING_MFU_PCT
 from tests.builders import make_plan, make_records, make_rl, make_rl_plan, make_rl_records, measure_records
 
 APART = {"cpu": Layout(gpus=2, dp_shard=2, generation=GenerationLayout(gpus=4, tp=2, is_colocated=False))}
@@ -33,6 +33,7 @@ def test_each_known_metric_is_computed_in_one_table() -> None:
         *metric_values._OF_RL_STEP,
         *metric_values._OF_ROLLOUT,
         *metric_values._OF_CALLS,
+        *BESIDE_STEPS,  # in launch_values
         TRAINING_MFU_PCT,  # from the speed of training, the median over the steps
     ]
 

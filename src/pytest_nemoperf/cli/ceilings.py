@@ -34,7 +34,7 @@ _COUNTS = ("gpus", "topology")
 
 @dataclass(slots=True, kw_only=True)
 class _Machine:
-    """What is stored of one machine."""
+    """Stored ceilings and other baselines of one machine."""
 
     ceilings: list[Ceiling] = field(default_factory=list)
     baselines: list[Baseline] = field(default_factory=list)
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _machines(system: str, *, folder: Path) -> dict[str, _Machine]:
-    """Return what is stored of each machine, by its name; a case that is committed counts as committed."""
+    """Return each machine with its ceilings, by name; a committed case counts as committed."""
     machines: dict[str, _Machine] = {}
     seen: set[tuple[str, str]] = set()
     for path, baseline in _stored(system, folder=folder):

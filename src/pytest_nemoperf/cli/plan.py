@@ -73,6 +73,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         help="catalog name, e.g. llama3-8b, or path of a config.json; with -twin at its end, a scaled-down twin",
     )
+    parser.add_argument("--num-layers", type=int, metavar="N", help="layers to cut the model to (default: all)")
     parser.add_argument("--model-name", metavar="NAME", help="name of the model in the case (default: its own)")
     parser.add_argument("--seq-len", type=int, metavar="N", help="tokens per sequence")
     parser.add_argument("--gbs", type=int, metavar="N", help="global batch size, sequences per step")
@@ -178,8 +179,9 @@ def _unsupported(plan: Plan, *, registered: RegisteredFrameworks) -> str | None:
 def _read_recipe(arguments: argparse.Namespace) -> Recipe:
     from pytest_nemoperf.schema import read_contract  # noqa: PLC0415 (msgspec is slow to import)
 
-    options = ("model", "model_name", "seq_len", "gbs", "mbs", "precision", "recompute", "framework", "convention")
-    for name in (*options, *TRAINING_KEYS, *_FLAGS):
+    options = ("model", "num_layers", "model_name", "seq_len", "gbs", "mbs")
+    formats = ("precision", "recompute", "framework", "convention")
+    for name in (*options, *formats, *TRAINING_KEYS, *_FLAGS):
         if getattr(arguments, name) is not None:
             raise RecipeError(f"{_option(name)} with --recipe: the file says it already; use one or the other")
     return read_contract(Recipe, arguments.recipe, error=RecipeError)
@@ -201,6 +203,7 @@ def _build_recipe(arguments: argparse.Namespace) -> Recipe:
         micro_batch_size = 1
     return Recipe(
         model=arguments.model,
+        num_layers=arguments.num_layers,
         model_name=arguments.model_name or "",
         layouts={arguments.system: complete_layout(degrees)},
         seq_len=arguments.seq_len,

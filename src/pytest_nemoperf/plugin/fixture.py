@@ -20,6 +20,7 @@ from pytest_nemoperf.errors import (
 from pytest_nemoperf.measure.expected_records import ExpectedRecords
 from pytest_nemoperf.measure.measurement import Measurement
 from pytest_nemoperf.options.markers import perf_mark
+from pytest_nemoperf.recipes.case_kind import CaseKind
 from pytest_nemoperf.recipes.recipe import is_safe_name
 from pytest_nemoperf.records.fingerprint import watched_variables
 from pytest_nemoperf.report.ci.junit import properties
@@ -265,7 +266,7 @@ class Perf:
                 f"{kind} is of no framework, and runs once: in the test of {first}, the first one of --perf-framework"
             )
         with self._as_outcome():
-            policy = self._session.planner.policy(perf_mark(self._item))
+            policy = self._session.planner.policy(perf_mark(self._item), kind=CaseKind.CALLS)
             self._session.planner.note_case(case, nodeid=self._item.nodeid, policy=policy)
         settings = self._session.settings
         if settings.is_dry_run:

@@ -81,7 +81,7 @@ class Ceiling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AtCeiling:
-    """Nearness of a case to the ceilings of its machine; None for what is not known.
+    """Nearness of a case to the ceilings of its machine; unknown parts are None.
 
     Attributes:
         products: Ceiling of matrix products in the case's precision.
@@ -160,7 +160,7 @@ def highest(
 def at_ceiling(
     plan: Plan, *, runs: Sequence[Run], ceilings: Sequence[Ceiling], machine: Mapping[str, str | int]
 ) -> AtCeiling | None:
-    """Return how near the runs of a plan come to the ceilings of their machine; None for runs without TFLOP/s.
+    """Return the nearness of a plan's runs to the ceilings of their machine; None for runs without TFLOP/s.
 
     Args:
         plan: Plan of the runs.

@@ -79,7 +79,7 @@ def judge_case(case: MeasuredCase, *, context: Context, framework: Framework | N
 
 
 def _nearness(case: MeasuredCase, *, context: Context) -> AtCeiling | None:
-    """Return how near a case of this machine's ranks comes to its ceilings; None for any other, and for slowed runs."""
+    """Return the nearness of a case to this machine's ceilings; None without ranks of it, and for slowed runs."""
     if case.plan is None or case.ab is not None or not case.is_storable or case.measurement.inject_pct:
         return None
     return at_ceiling(case.plan, runs=case.measurement.runs, ceilings=context.ceilings(), machine=context.machine)

@@ -30,6 +30,7 @@ from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.options.usage import usage_error
 from pytest_nemoperf.recipes.overrides import changes_text
 from pytest_nemoperf.records.collective import Collective
+from pytest_nemoperf.records.machine_key import num_gpus_of
 from pytest_nemoperf.records.provenance import Provenance
 from pytest_nemoperf.report.markdown.pretrain import render_markdown
 from pytest_nemoperf.results.by_framework import compare_frameworks
@@ -182,7 +183,7 @@ class PerfSession:
         return measured.measurement
 
     def measure_collective(self, collective: Collective, *, mark: PerfMark) -> Measurement:
-        """Launch a collective: once, or as often as its baseline takes runs where that is to be recorded.
+        """Launch a collective: once, or for each run of a baseline that is to be recorded.
 
         Raises:
             BaselineError: If a stored baseline can't be trusted.
@@ -305,7 +306,7 @@ class PerfSession:
             launcher=self._ranks,
             run_dir=self._folder.path / case / "profile",
             root=self.context.root,
-            machine=self.context.machine,
+            machine=self.context.machine_of(num_gpus_of(report.result.measurement.workload)),
             provenance=self.context.provenance,
             updating=self.settings.updating,
             store_command=store_command,
@@ -506,6 +507,7 @@ class PerfSession:
             systems=tuple(sorted(planner.systems)),
             cost=suite_cost(planner.priced) if planner.priced else None,
             terms=self.settings.policy,
+            noise=self.settings.noise,
         )
 
     def _origin(self) -> tuple[Mapping[str, str | int], Provenance]:

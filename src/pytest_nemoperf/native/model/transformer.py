@@ -22,7 +22,7 @@ from pytest_nemoperf.models.components import Layer
 from pytest_nemoperf.models.trainable import unsupported_model
 from pytest_nemoperf.native.model.attention_core import Masks
 from pytest_nemoperf.native.model.block import Block
-from pytest_nemoperf.native.model.layers import Embedding, LayerNorm, LearnedPositions, RMSNorm, make_norm
+from pytest_nemoperf.native.model.layers import Embedding, LayerNorm, LearnedPositions, RMSNorm, in_dtype, make_norm
 from pytest_nemoperf.native.model.mtp import LOSS_WEIGHT, MTPDepth
 from pytest_nemoperf.native.model.operators import cross_entropy
 from pytest_nemoperf.native.model.rope import Positions, PositionTables, TableName, position_tables, table_name
@@ -47,7 +47,8 @@ def _next_token_loss(logprob_T: Tensor, terms_TK: Tensor | None) -> Tensor:
 class LossHead(nn.Module):
     """Output head; tensor parallelism replaces ``cross_entropy`` by one over shards of the vocabulary.
 
-    ``temperature`` divides the logits, as in the sampling of responses.
+    ``temperature`` divides the logits, as in the sampling of responses. ``cast`` maps the weight and a dtype to the
+    weight in that dtype.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -58,6 +59,7 @@ class LossHead(nn.Module):
         self.scale = config.logit_scale
         self.softcap = config.final_softcap
         self.temperature = 1.0
+        self.cast: Callable[[Tensor, torch.dtype], Tensor] = in_dtype
         self.cross_entropy: Callable[[Tensor, Tensor], Tensor] = cross_entropy
 
     def forward(self, x_TD: Tensor, labels_T: Tensor, tied_weight_VD: Tensor | None) -> Tensor:
@@ -71,7 +73,7 @@ class LossHead(nn.Module):
         """Return the logits of each token (T, V)."""
         weight_VD = tied_weight_VD if self.weight is None else self.weight
         assert weight_VD is not None  # noqa: S101 (one of them is there)
-        logits_TV = F.linear(x_TD, weight_VD.to(x_TD.dtype))
+        logits_TV = F.linear(x_TD, self.cast(weight_VD, x_TD.dtype))
         if self.scale != 1:
             logits_TV = logits_TV * self.scale
         if self.softcap is not None:
