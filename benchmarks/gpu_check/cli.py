@@ -83,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             is_cpu=system == _CPU,
             total_sec=options.minutes * 60,
             nodeids=nodeids,
+            num_gpus=len(detect_devices().names),
         )
         run_stages(check, stages, state=state, progress=progress)
     except KeyboardInterrupt:

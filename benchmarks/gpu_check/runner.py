@@ -43,6 +43,7 @@ class Check:
         is_cpu: Stages take their stand-ins for a machine without GPUs.
         total_sec: Time for all stages of this start.
         nodeids: Perf tests that are there; None if no stage needs one.
+        num_gpus: GPUs that can be seen.
     """
 
     root: Path
@@ -52,6 +53,7 @@ class Check:
     is_cpu: bool
     total_sec: float
     nodeids: Sequence[str] | None
+    num_gpus: int = 0
 
 
 def run_stages(check: Check, stages: Sequence[Stage], *, state: State, progress: Progress) -> None:
@@ -96,6 +98,8 @@ def _run_stage(check: Check, stage: Stage, *, limit_sec: float, progress: Progre
     missing = missing_distributions(stage.distributions)
     if missing:
         return Outcome.NOT_HERE, f"{' and '.join(missing)} is not installed for this interpreter"
+    if not check.is_cpu and check.num_gpus < stage.least_gpus:
+        return Outcome.NOT_HERE, f"it needs {stage.least_gpus} GPUs, and {check.num_gpus} can be seen"
     arguments = list(stage.arguments)
     selection = stage.selection(is_cpu=check.is_cpu)
     if selection is not None and check.nodeids is not None:

@@ -62,6 +62,7 @@ class Stage:
         distributions: Packages that it needs; without one of them the stage is not run, and says so.
         tests: Perf tests on a GPU; None for a stage without a perf session.
         stand_ins: Perf tests that a dry run takes in their place.
+        least_gpus: Number of GPUs that it needs.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Stage:
     distributions: tuple[str, ...] = ()
     tests: Selection | None = None
     stand_ins: Selection | None = None
+    least_gpus: int = 1
 
     def selection(self, *, is_cpu: bool) -> Selection | None:
         """Return the stage's tests on this kind of machine."""
@@ -90,7 +92,7 @@ STAGES: Final = (
         name="machine",
         shows="GPU, driver, libraries and settings that figures depend on; what is missing is named",
         program="gpu_check.programs.machine",
-        limit_sec=30,
+        limit_sec=45,
     ),
     Stage(
         name="ranks",
@@ -117,13 +119,22 @@ STAGES: Final = (
     ),
     Stage(
         name="kernels",
-        shows="rates of kernels, and of collectives if there are several GPUs: the ceilings of cases",
+        shows="rates of kernels at model shapes: the ceilings that cases are compared with",
         program="gpu_check.programs.suite",
         limit_sec=60,
-        tests=_named("perf_tests/test_kernels.py::*", "perf_tests/test_collectives.py::*"),
+        tests=_named("perf_tests/test_kernels.py::*"),
         stand_ins=_named(
             "perf_tests/test_kernels.py::test_mlp_matmul", "perf_tests/test_kernels.py::test_causal_attention"
         ),
+    ),
+    Stage(
+        name="collectives",
+        shows="bandwidth of collectives over this host's GPUs, the ceilings of communication",
+        program="gpu_check.programs.suite",
+        limit_sec=90,
+        least_gpus=4,
+        tests=_named("perf_tests/test_collectives.py::*"),
+        stand_ins=_named("perf_tests/test_collectives.py::test_collective?all_reduce?"),
     ),
     Stage(
         name="verdicts",

@@ -71,7 +71,7 @@ class Machine:
 
 ONE_GPU = (
     Machine(name="as recorded", noise=Noise(run_pct=0.09, session_pct=0.3, round_pct=0.1)),
-    Machine(name="as expected", noise=Noise(run_pct=0.3, session_pct=0.7, round_pct=0.4), steps=QUIET_STEPS),
+    Machine(name="as expected", noise=Noise(run_pct=0.3, session_pct=0.6, round_pct=0.4), steps=QUIET_STEPS),
     Machine(name="days of 1%", noise=Noise(run_pct=0.1, session_pct=1.0, round_pct=0.1)),
     Machine(name="days of 1%, all else worse", noise=Noise(run_pct=0.5, session_pct=1.0, round_pct=0.5)),
     Machine(

@@ -115,8 +115,9 @@ def _introduction(trials: int) -> str:
         "loss that a case says it finds: with rounds the same for every baseline, without them each baseline's own "
         "(shown: the median). PASSED includes IMPROVED. Shares are percent, with exact 95% intervals.",
         "*Told the truth*: the rule is told the noise of the machine. *Told the catalog*: it is told what a project "
-        f"gets that says nothing, {_noise_text('h100')} on GPUs, {_noise_text('cpu')} on CPUs "
-        "([systems.json](../../src/pytest_nemoperf/catalog/systems.json)).",
+        f"gets that says nothing, {_noise_text('h100')} on several GPUs, {_noise_text('cpu')} on CPUs "
+        "([systems.json](../../src/pytest_nemoperf/catalog/systems.json)). One GPU, and calls of the test process, "
+        "have figures of their own: see *Kinds of cases*.",
         markdown_table(("scenario", "what happens there"), rows=tables),
     ]
     return "\n\n".join(parts)

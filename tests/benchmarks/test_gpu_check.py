@@ -171,6 +171,15 @@ def test_a_stage_without_its_package_is_not_started(programs: None, tmp_path: Pa
     assert ran(check) == []
 
 
+def test_a_stage_that_needs_more_gpus_is_not_started(programs: None, tmp_path: Path) -> None:
+    check = make_check(tmp_path, is_cpu=False, num_gpus=1)
+
+    state = run(check, stage("passes", least_gpus=4))
+
+    assert state.stages["passes"].detail == "it needs 4 GPUs, and 1 can be seen"
+    assert ran(check) == []
+
+
 def test_a_stage_at_its_limit_keeps_what_it_found_and_the_next_one_runs(programs: None, tmp_path: Path) -> None:
     check = make_check(tmp_path)
 
@@ -302,7 +311,8 @@ def test_ctrl_c_keeps_everything_and_leaves_no_process(programs: None, tmp_path:
     assert "KeyboardInterrupt" in errors
     check = make_check(tmp_path)
     state = read_state(check.folder, system="cpu")
-    assert [kept.outcome for kept in state.stages.values()] == [Outcome.PASSED, Outcome.INTERRUPTED]
+    outcomes = {name: kept.outcome for name, kept in state.stages.items()}
+    assert outcomes == {"passes": Outcome.PASSED, "hangs": Outcome.INTERRUPTED}
     assert "gpu-check/hangs/findings.json" in archived(check)
     assert programs_running(tmp_path) == []
 

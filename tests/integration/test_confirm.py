@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_nemoperf.recipes.case_kind import CaseKind
+from pytest_nemoperf.recipes.systems import find_system
 from tests.builders import git_in
 from tests.integration.conftest import CASE, Project, has_text, usage_error
 
@@ -35,6 +37,39 @@ from pytest_nemoperf.records import health
 health.MAX_FOREIGN_SHARE = health.MAX_STEAL_SHARE = 2.0
 """
 """A conftest.py of sessions in other processes: load beside the tests is no failure."""
+
+
+ONE_H100 = """
+from pytest_nemoperf.machine import identity
+identity.detect_devices = lambda: identity.Devices(
+    kind="cuda", names=("NVIDIA H100 80GB HBM3",), memory_bytes=(80 * 2**30,), num_hidden=7, topology="NV18"
+)
+"""
+"""A conftest.py of a host of eight GPUs, of which CUDA shows one."""
+
+KERNEL = """
+import pathlib, pytest
+from pytest_nemoperf.plugin import fixture
+from pytest_nemoperf.runs import clock
+
+fixture.MIN_PASS_SEC = 0.05
+now = [0.0]
+
+def timer():
+    return now[0]
+
+def kernel():
+    now[0] += 0.1 * float(pathlib.Path({machine!r}).read_text())
+
+clock.now = timer
+clock.wait = lambda seconds: now.__setitem__(0, now[0] + seconds)
+
+@pytest.mark.perf(tolerance=15)
+@pytest.mark.benchmark(timer=timer)
+def test_kernel(benchmark):
+    benchmark.pedantic(kernel, rounds=5)
+"""
+"""A benchmark test in invented time, which a busy machine does not stretch."""
 
 
 class Bench(Project):
@@ -321,6 +356,30 @@ def test_a_loop_is_compared_in_processes_of_its_own(bench: Bench) -> None:
     assert bench.stored_verdict() == "REGRESSED"
     assert bench.confirmation()["kind"] == "REGRESSED"
     result.stdout.fnmatch_lines(["*loop-mine: round 1: *", "*loop-mine: round 2: *"])
+
+
+def test_a_suspect_kernel_of_a_gpu_machine_is_compared_in_processes_of_its_own(bench: Bench) -> None:
+    (bench.root / "conftest.py").write_text(BUSY_IS_HEALTHY + ONE_H100)
+    (bench.root / "tox.ini").write_text("[pytest]\nperf_runs = 1\n")
+    (bench.root / "test_kernel.py").write_text(KERNEL.format(machine=str(bench.machine)))
+    kernel = ("-m", "perf", "--system=h100", "-p", "no:cacheprovider", "test_kernel.py")
+    commit(bench)
+    bench.pytester.runpytest_subprocess(*kernel, "--update-baselines").assert_outcomes(passed=1)
+    commit(bench)
+    change_code(bench)
+    bench.set_machine(1.5)
+
+    result = bench.pytester.runpytest_subprocess(*kernel)
+
+    result.assert_outcomes(passed=1)
+    assert bench.stored_verdict() == "PASSED"
+    assert bench.confirmation()["kind"] == "PASSED"
+    (comparison, *_) = bench.case()["verdict"]["comparisons"]
+    assert comparison["session_noise_pct"] == pytest.approx(find_system("h100").noise_of(CaseKind.CALLS).session_pct)
+    result.stdout.fnmatch_lines(["*bench-test_kernel.test_kernel is compared side by side with *", "*round 2: *"])
+    assert has_text(result, "the machine is 50% slower than when it was recorded")
+    (stored,) = (bench.root / "baselines" / "h100").glob("bench-*.json")
+    assert json.loads(stored.read_text())["machine"] == {"device": "NVIDIA H100 80GB HBM3", "memory_gib": 80}
 
 
 def test_a_test_that_is_not_in_the_commit_is_named(bench: Bench) -> None:

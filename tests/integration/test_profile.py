@@ -17,6 +17,7 @@ from tests.builders import make_operators, make_profile
 from tests.integration.conftest import CASE, NATIVE, Project
 
 BY_COMMAND = "it runs under framework 'command'; only ranks of framework 'torch' run torch.profiler"
+IN_THE_TEST = "it is measured in the test's own process; only ranks of framework 'torch' run torch.profiler"
 
 
 @pytest.fixture
@@ -63,6 +64,17 @@ def test_an_update_that_can_store_no_profile_says_so_and_a_session_without_failu
     assert project.baseline.exists()
     passed.assert_outcomes(passed=1)
     passed.stdout.fnmatch_lines(["perf: no judged case failed, so none ran under the profiler*"])
+
+
+def test_benchmark_tests_whose_profiles_can_not_be_stored_have_one_line_for_all(project: Project) -> None:
+    functions = [f"@pytest.mark.perf\ndef test_{name}(benchmark):\n    benchmark(time.sleep, 0.01)\n" for name in "abc"]
+    project.pytester.makepyfile(test_speed="\n".join(["import time, pytest", *functions]))
+
+    stored = project.run("--update-baselines", "--perf-profile", "--benchmark-max-time=0.1")
+
+    stored.assert_outcomes(passed=3)
+    told = [line for line in stored.stdout.lines if "profile" in line and "not stored" in line]
+    assert told == [f"perf: the profiles of 3 cases are not stored; of each, {IN_THE_TEST}"]
 
 
 def test_a_failure_is_compared_with_the_profile_of_the_update(

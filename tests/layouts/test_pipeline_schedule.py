@@ -31,7 +31,8 @@ def test_without_a_pipeline_nothing_idles() -> None:
         pytest.param({}, 8, [4, 3, 2, 1], id="1f1b: one less on each rank"),
         pytest.param({}, 2, [2, 2, 2, 1], id="never more than there are"),
         pytest.param({"vp": 2}, 8, [5.5, 4.5, 3.5, 2.5], id="interleaved: (v-1)p + 2(p-1-r) + 1 chunks of v"),
-        pytest.param({"pp_schedule": "zero_bubble"}, 8, [4, 8, 8, 8], id="zero bubble: to the end of the step"),
+        pytest.param({"pp_schedule": "zero_bubble"}, 8, [4, 4, 4, 4], id="zero bubble: as many as the first"),
+        pytest.param({"vp": 2, "pp_schedule": "zero_bubble"}, 8, [4, 4, 4, 4], id="zero bubble, interleaved"),
     ],
 )
 def test_ranks_keep_what_runs_ahead_of_backward(

@@ -38,19 +38,19 @@ def test_joules_per_token_are_mean_power_over_the_rate_of_all_gpus() -> None:
     assert run.metrics["joules_per_token"] == pytest.approx(512.0 / 2560.0)
     assert run.metrics["tokens_per_joule"] == pytest.approx(5.0)
     assert run.energy_noise_pct == 0.4
-    assert run.unknown == {}
+    assert run.unmeasured == {}
 
 
 def test_energy_that_is_not_known_has_a_reason_and_no_figure() -> None:
     run = run_of(make_plan(), health=health_of(Energy(source="powercap", problem="no permission")))
 
     assert not run.metrics.keys() & {metric.name for metric in BESIDE_STEPS}
-    assert run.unknown == {"joules_per_token": "no permission", "tokens_per_joule": "no permission"}
+    assert run.unmeasured == {"joules_per_token": "no permission", "tokens_per_joule": "no permission"}
     assert run.energy_noise_pct is None
 
 
 def test_a_run_that_nobody_watched_has_no_energy_and_no_reason() -> None:
-    assert run_of(make_plan()).unknown == {}
+    assert run_of(make_plan()).unmeasured == {}
 
 
 def test_what_is_not_asked_for_is_not_there() -> None:
@@ -102,7 +102,7 @@ def test_compile_time_of_what_was_not_compiled_is_not_known(changes: dict[str, b
     run = run_of(make_plan(extra_metrics=("compile_time_sec",), **changes))
 
     assert "compile_time_sec" not in run.metrics
-    assert reason in run.unknown["compile_time_sec"]
+    assert reason in run.unmeasured["compile_time_sec"]
 
 
 def test_another_framework_may_compile_without_the_recipe_saying_so() -> None:
@@ -115,13 +115,13 @@ def test_another_framework_may_compile_without_the_recipe_saying_so() -> None:
 def test_a_first_step_that_was_not_seen_has_a_reason(start: StartTimes | None) -> None:
     run = run_of(make_plan(extra_metrics=("time_to_first_step_sec",)), start=start)
 
-    assert run.unknown == {"time_to_first_step_sec": "no step was seen to end while the run went on"}
+    assert run.unmeasured == {"time_to_first_step_sec": "no step was seen to end while the run went on"}
 
 
 def test_ranks_that_left_no_checkpoint_have_a_reason() -> None:
     run = run_of(make_plan(extra_metrics=("checkpoint_save_sec",)))
 
-    assert run.unknown == {"checkpoint_save_sec": "the ranks have left no time of it"}
+    assert run.unmeasured == {"checkpoint_save_sec": "the ranks have left no time of it"}
 
 
 def test_asking_for_more_leaves_a_workload_as_it_was() -> None:

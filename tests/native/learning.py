@@ -21,7 +21,7 @@ from torch import Tensor
 from pytest_nemoperf.native.model import attention
 from pytest_nemoperf.native.parallel import context_parallel
 from pytest_nemoperf.native.parallel.mesh import RankMesh, build_mesh
-from pytest_nemoperf.native.parallel.stage import Stage
+from pytest_nemoperf.native.parallel.messages import Messages
 from pytest_nemoperf.native.rank import entry
 from pytest_nemoperf.native.rl.generate.rollouts import StepSamples
 from pytest_nemoperf.native.rl.learn import batches
@@ -181,8 +181,8 @@ def _train_lengths(
         for longest in (*range(18, 30), 18)
     ]
     gc.collect()
-    num_stages = sum(type(thing) is Stage for thing in gc.get_objects())
-    facts = {"num_stages": num_stages, "first": said[0], "again": said[-1]}
+    num_passes = sum(type(thing) is Messages for thing in gc.get_objects())
+    facts = {"num_passes": num_passes, "first": said[0], "again": said[-1]}
     (env.run_dir / f"lengths-{env.rank}.json").write_text(json.dumps(facts))
     dist.barrier()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.parallel import DistributedDataParallel
 
+from pytest_nemoperf.layouts.pipeline_actions import Message
 from pytest_nemoperf.layouts.pipeline_stages import stage_layers
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.weights import SectionCut, Weight
@@ -25,10 +27,10 @@ from pytest_nemoperf.native.parallel import (
     passes,
     pipeline,
     sharding,
-    stage,
     tensor_parallel,
 )
 from pytest_nemoperf.native.parallel.gradients import Gradients
+from pytest_nemoperf.native.parallel.messages import Messages
 from pytest_nemoperf.native.parallel.parallelize import parallelize
 from pytest_nemoperf.native.parallel.passes import MicroBatch
 from pytest_nemoperf.native.parallel.pipeline import Pipeline
@@ -179,32 +181,37 @@ def with_layers_in_the_wrong_order() -> None:
 
 
 def looking_at_message_buffers() -> None:
-    """No defect, but a rank that keeps the buffer of a message after its step fails."""
-    made = []
-    original = pipeline._stage
+    """No defect, but a rank that keeps the buffer of a message after its pass fails."""
+    taken: list[weakref.ref[Tensor]] = []
+    take = Messages.take
+    run = Pipeline.forward_backward
 
-    def noted(*args, **kwargs):  # type: ignore[no-untyped-def]  # passes on what it is given
-        made.append(original(*args, **kwargs))
-        return made[-1]
+    def noted(self: Messages, message: Message) -> Tensor:
+        buffer_TD = take(self, message)
+        taken.append(weakref.ref(buffer_TD))
+        return buffer_TD
 
     def checked(self: Pipeline, micro_batches: Sequence[MicroBatch]) -> Tensor:
         loss = run(self, micro_batches)
-        infos = [
-            info for stage in made for table in (stage.args_recv_info, stage.grad_recv_info) for info in table.values()
-        ]
-        buffers = [message.buffer for messages in infos for message in messages if message.buffer is not None]
-        assert buffers
-        assert all(buffer.is_meta for buffer in buffers)
+        assert taken
+        num_alive = sum(reference() is not None for reference in taken)
+        assert num_alive == 0, f"{num_alive} buffers are still alive"
         return loss
 
-    run = Pipeline.forward_backward
-    with mock.patch.object(pipeline, "_stage", noted), mock.patch.object(Pipeline, "forward_backward", checked):
+    with mock.patch.object(Messages, "take", noted), mock.patch.object(Pipeline, "forward_backward", checked):
         entry.main()
 
 
 def keeping_message_buffers() -> None:
     """``looking_at_message_buffers`` in a pipeline that frees none of them."""
-    with mock.patch.object(stage, "_release"):
+    kept: list[Tensor] = []
+    take = Messages.take
+
+    def keeping(self: Messages, message: Message) -> Tensor:
+        kept.append(take(self, message))
+        return kept[-1]
+
+    with mock.patch.object(Messages, "take", keeping):
         looking_at_message_buffers()
 
 
@@ -236,13 +243,13 @@ def without_replicas() -> None:
 
 def without_weight_passes() -> None:
     """A zero-bubble pipeline that never computes the weights' gradients of its first micro-batch."""
-    original = Stage.backward_weight_one_chunk
+    original = Stage.backward_weight
 
-    def all_but_first(chunk: Stage, chunk_id: int, **options: bool) -> None:
-        if chunk_id:
-            original(chunk, chunk_id, **options)
+    def all_but_first(stage: Stage, number: int) -> None:
+        if number:
+            original(stage, number)
 
-    with mock.patch.object(Stage, "backward_weight_one_chunk", all_but_first):
+    with mock.patch.object(Stage, "backward_weight", all_but_first):
         entry.main()
 
 

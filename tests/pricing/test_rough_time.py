@@ -61,6 +61,13 @@ def test_a_step_takes_its_flops_at_the_share_of_its_kind() -> None:
     assert "41% of the bf16 peak, as dense models reached on one H100" in estimate(plan).basis
 
 
+def test_a_plan_s_own_convention_changes_no_time() -> None:
+    halved = plan_of(flops_convention="torchtitan")
+
+    assert halved.flops_per_token != plan_of().flops_per_token
+    assert estimate(halved).step_time_sec == pytest.approx(estimate(plan_of()).step_time_sec)
+
+
 def test_full_recomputation_repeats_a_third() -> None:
     assert estimate(plan_of(recompute="full")).step_time_sec == pytest.approx(4 / 3 * estimate(plan_of()).step_time_sec)
 
@@ -91,6 +98,24 @@ def test_eight_bits_gain_between_nothing_and_all_of_their_peak() -> None:
     assert fp8.high_sec == bf16.high_sec
     assert fp8.low_sec == pytest.approx(bf16.low_sec * 989 / 1979)
     assert fp8.low_sec < fp8.step_time_sec < fp8.high_sec
+
+
+def test_eight_bits_of_an_unknown_peak_gain_nothing() -> None:
+    fp8 = estimate(plan_of(system="h200", precision="fp8_cs"))
+
+    assert fp8.step_time_sec == estimate(plan_of(system="h200")).step_time_sec
+    assert "fp8_cs, whose peak is not known here, gains nothing" in fp8.basis
+
+
+def test_another_chip_changes_no_kernel_that_the_processor_launches() -> None:
+    rl = RL(**ROLLOUTS)
+    passes = 384 * 16 * 0.78e-3
+
+    b200 = estimate(plan_of(system="b200", seq_len=512, global_batch_size=32, rl=rl))
+    h100 = estimate(plan_of(seq_len=512, global_batch_size=32, rl=rl))
+
+    training = (h100.high_sec - passes) * 1.4 * 989 / 2250
+    assert b200.high_sec == pytest.approx(passes + training)
 
 
 def test_generation_takes_a_pass_for_each_token_of_a_response() -> None:

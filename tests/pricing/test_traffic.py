@@ -102,14 +102,11 @@ def test_recomputation_repeats_the_exchange_of_attention(cp_comm: Any, recompute
     assert moved["cp"] == MICRO_BATCHES * 4 * (TOKENS / 2) * width * ELEMENT
 
 
-def test_a_zero_bubble_schedule_recomputes_in_both_halves_of_backward() -> None:
+def test_a_zero_bubble_schedule_recomputes_no_more_than_others() -> None:
     layout = Layout(gpus=4, pp=2, cp=2)
     halves = replace(layout, pp_schedule="zero_bubble")
 
-    once = traffic_of(layout, recompute="selective")
-    twice = traffic_of(halves, recompute="selective")
-
-    assert twice["cp"] == once["cp"] * 4 // 3
+    assert traffic_of(halves, recompute="selective") == traffic_of(layout, recompute="selective")
 
 
 def test_pipeline_ranks_send_to_both_neighbours() -> None:

@@ -84,7 +84,7 @@ def test_a_stored_step_time_replaces_the_flops() -> None:
 
     assert limit.sec < plan.timeout_sec
     assert limit.sec == pytest.approx(72 + 25 * STORED_FACTOR * 0.66, abs=1)
-    assert limit.basis == "72 s to start and 25 steps of 5.28 s, 8x the stored step time of 0.72 s"
+    assert limit.basis == "72 s to start and 25 steps of 5.28 s, 8x the stored step time of 0.66 s"
     assert with_limit(plan, limit).timeout_sec == limit.sec
 
 

@@ -29,7 +29,7 @@ NO_ENERGY = {"joules_per_token": "no permission", "tokens_per_joule": "no permis
 
 def run_with(figures: dict[str, float] | None = None, *, unknown: dict[str, str] | None = None) -> Run:
     run = make_run()
-    return replace(run, metrics={**run.metrics, **(figures or {})}, unknown=unknown or {})
+    return replace(run, metrics={**run.metrics, **(figures or {})}, unmeasured=unknown or {})
 
 
 def test_figures_that_follow_stand_behind_the_ones_that_they_follow_from() -> None:

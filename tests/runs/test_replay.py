@@ -12,6 +12,7 @@ import pytest
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.json_codec import to_json, to_json_line
+from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.measure.measurement import Measurement, measure_outputs
 from pytest_nemoperf.records.health import GpuHealth, HealthReport
 from pytest_nemoperf.records.step import RunOutput
@@ -103,6 +104,18 @@ def test_runs_of_several_sessions_are_one_measurement_under_the_newest_terms(
 
     assert stored.record.provenance == newer.provenance
     assert sorted(step_times(measure_stored(stored, framework=TorchFramework()))) == [0.1, 0.4]
+
+
+def test_runs_of_one_gpu_in_other_hosts_with_that_card_are_of_one_machine(tmp_path: Path) -> None:
+    plan = make_plan(timeout_sec=60.0, layouts={"cpu": Layout(gpus=1)})
+    card: dict[str, str | int] = {"device": "Test GPU", "memory_gib": 80}
+    run_dirs = []
+    for number, machine in enumerate((card, {**card, "gpus": 1}, {**card, "gpus": 8, "topology": "NV18"})):
+        case_dir = tmp_path / str(number) / plan.case
+        store_case(case_dir, plan=plan, machine=machine)
+        run_dirs.append(case_dir / "run-1")
+
+    assert len(measured(*run_dirs).runs) == 3
 
 
 @pytest.mark.parametrize(

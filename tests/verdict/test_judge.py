@@ -431,7 +431,7 @@ def launched(*seconds: float, noise_pct: float | None = None, unknown: dict[str,
         values = {**run.metrics, "time_to_first_step_sec": value, "joules_per_token": value}
         runs.append(replace(run, metrics=values, energy_noise_pct=noise_pct))
     if unknown is not None:
-        runs = [replace(make_run(), unknown=unknown)]
+        runs = [replace(make_run(), unmeasured=unknown)]
     return make_measurement(runs=tuple(runs))
 
 

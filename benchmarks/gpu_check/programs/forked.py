@@ -98,6 +98,9 @@ def _fork(run: Callable[[], object], *, environment: Mapping[str, str], log: Pat
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        # Lines must be in the file when a process is killed.
+        sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         os.environ.update(environment)
         run()
         status = 0

@@ -36,7 +36,7 @@ def examine(context: Context, findings: Findings) -> None:
 
 
 def measured_cases(context: Context, *, stage: str = "") -> Iterator[dict[str, Any]]:
-    """Yield the cases that sessions of a stage have measured, each once; on a CPU, where no speed is judged, INVALID too.
+    """Yield the cases that sessions of a stage have measured, each once; INVALID ones only on a CPU, which judges none.
 
     Args:
         context: Stage that asks.

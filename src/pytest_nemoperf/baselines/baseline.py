@@ -169,7 +169,7 @@ def from_measurement(
         workload=measurement.workload,
         # Names of hosts are of no use later, and don't belong in a committed file.
         runs=tuple(
-            replace(run, hosts=(), unknown={}, session=run.session or provenance.date) for run in measurement.runs
+            replace(run, hosts=(), unmeasured={}, session=run.session or provenance.date) for run in measurement.runs
         ),
         provenance=provenance,
         reason=reason,

@@ -128,7 +128,7 @@ def _repeated_run_notes(case: GivenCase, *, baseline: Baseline) -> Iterator[str]
     """Yield a note if a log is one that the baseline was recorded from."""
     stored = [replace(run, session="") for run in baseline.runs]
     for number, run in enumerate(case.measurement.runs):
-        own = replace(run, session="", hosts=(), unknown={})
+        own = replace(run, session="", hosts=(), unmeasured={})
         if own in stored:
             yield f"{case.logs[number].path} is run {stored.index(own) + 1} of the baseline itself"
 

@@ -18,6 +18,7 @@ from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.json_codec import read_data
 from pytest_nemoperf.launchers.helper import Helper
 from pytest_nemoperf.launchers.protocol import LaunchResult, LaunchStatus, RankExit
+from pytest_nemoperf.process.addresses import INTERFACE_VARIABLES, address_of_one, local_address
 from pytest_nemoperf.process.supervise import SETTLE_SEC, Report, Request
 from pytest_nemoperf.recipes.recipe import RANK_VARIABLES
 from pytest_nemoperf.records.step import RankError, error_file
@@ -108,7 +109,8 @@ class LocalLauncher:
         env = {**_inherited_environment(), "NEMOPERF_RUN_DIR": str(run_dir)}
         if command.is_rank:
             size = str(command.num_processes)
-            env |= {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            env |= {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": str(port)}
+            env = _rendezvous_environment(is_alone=command.num_processes == 1) | env
         env |= command.env
         return Request(
             action="launch",
@@ -170,6 +172,18 @@ def _inherited_environment() -> dict[str, str]:
         if name not in (*RANK_VARIABLES, *_FOREIGN_RANK_VARIABLES) and not name.startswith(_COVERAGE):
             inherited[name] = value
     return inherited
+
+
+def _rendezvous_environment(*, is_alone: bool) -> dict[str, str]:
+    """Return the variables of the address at which the ranks of this host meet.
+
+    Raises:
+        LaunchError: If no address of this host can be connected to, and there are several ranks.
+    """
+    chosen = address_of_one() if is_alone else local_address()
+    if not chosen.interface:
+        return {"MASTER_ADDR": chosen.address}
+    return {"MASTER_ADDR": chosen.address, **dict.fromkeys(INTERFACE_VARIABLES, chosen.interface)}
 
 
 def _result(report: Report, *, request: Request, timed_out: bool) -> LaunchResult:

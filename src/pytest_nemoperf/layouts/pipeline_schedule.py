@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.layouts.pipeline_actions import micro_batches_per_round
 
 _ZERO_BUBBLE_SHARE = 1 / 3  # forward, input gradient and weight gradient taken as equally long
 
@@ -29,21 +30,19 @@ def num_in_flight(layout: Layout, *, num_micro_batches: int, pp_rank: int) -> fl
 
     Under 1F1B a rank runs one forward pass for each rank after it before its first backward pass. Under the interleaved
     schedule it runs two for each, and a round of micro-batches through all its chunks but the last. Under the
-    zero-bubble schedule torch 2.13 keeps most of a micro-batch that is not on the model's first chunk until the step
-    ends (measured: 0.6 to 1.0 of it), so all of them are counted.
+    zero-bubble schedule a micro-batch is in flight until the weights' half of its backward pass, which each rank puts
+    off by as many passes as there are ranks before it: all ranks keep as many as the first.
 
     References:
-        As bubble_fraction; torch/distributed/pipelining/schedules.py, ``_get_1f1b_rank_ops`` and its callers.
+        As bubble_fraction; ``pipeline_actions.training_order``, whose passes this counts.
     """
     pp = layout.pp
     vp = layout.vp
-    if layout.pp_schedule == "zero_bubble" and pp > 1:
-        if pp_rank == 0 and vp == 1:
-            return min(pp, num_micro_batches)
-        return num_micro_batches
     ahead = pp - 1 - pp_rank
-    if vp > 1:
+    if layout.pp_schedule == "zero_bubble":
+        ahead = pp - 1
+    elif vp > 1:
         ahead *= 2
-    per_round = num_micro_batches // max(1, num_micro_batches // pp)
+    per_round = micro_batches_per_round(layout, num_micro_batches=num_micro_batches)
     chunks = (vp - 1) * per_round + ahead + 1
     return min(chunks, num_micro_batches * vp) / vp

@@ -69,7 +69,7 @@ class Run:
         loss: Loss of the last step; None if not recorded.
         grad_norm: Gradient norm of the last step; None if not recorded.
         energy_noise_pct: Standard deviation of the energy by the age of its readings, percent; None if it is not known.
-        unknown: Reason for each metric of the launch that is not known, by name; not stored.
+        unmeasured: Reason for each metric of the launch that is not known, by name; not stored.
     """
 
     metrics: Mapping[str, Finite]
@@ -92,7 +92,7 @@ class Run:
     loss: Finite | None = None
     grad_norm: Amount | None = None
     energy_noise_pct: Change | None = None
-    unknown: Mapping[str, str] = field(default_factory=dict)
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,7 +326,7 @@ def _run_of(
         loss=_rounded_or_none(last.loss),
         grad_norm=_rounded_or_none(last.grad_norm),
         energy_noise_pct=energy_noise_pct(output.health) if JOULES_PER_TOKEN.name in beside else None,
-        unknown=unknown_values(output, values=beside, expected=expected),
+        unmeasured=unknown_values(output, values=beside, expected=expected),
     )
 
 

@@ -31,6 +31,7 @@ from pytest_nemoperf.report.terminal.summary import render_summary
 from pytest_nemoperf.results.cases import CaseReport, NotRun
 from pytest_nemoperf.session.collected import FIXTURE, NOTHING_JUDGED
 from pytest_nemoperf.session.perf_session import PerfSession
+from pytest_nemoperf.session.profiles import unprofiled_lines
 from pytest_nemoperf.session.signals import OrderlyEnd
 from pytest_nemoperf.verdict.comparison import FAILING_BY_DEFAULT
 from pytest_nemoperf.verdict.waivers import check_release
@@ -357,6 +358,8 @@ class PerfPlugin:
                 if any(report.result.is_failure for report in session.reports):
                     reason = "no judged case failed but INVALID ones"
                 terminalreporter.write_line(f"perf: {reason}, so none ran under the profiler (--perf-profile)")
+            for line in unprofiled_lines(session.reports):
+                terminalreporter.write_line(session.progress.fitted(f"perf: {line}"))
             for caution in self._cautions():
                 terminalreporter.write_line(session.progress.fitted(f"perf: {caution}"), yellow=True)
         if session.write_error:

@@ -72,6 +72,7 @@ class ActivationBytes:
         self._layout = layout
         self._seq_len = plan.seq_len
         self._is_cuda = plan.device == "cuda"
+        self._is_compiled = plan.is_compiled
         self._element = compute_bytes(plan.precision)
         self.num_tokens = plan.micro_batch_size * plan.seq_len / layout.cp
         """Tokens of a micro-batch inside the sub-layers."""
@@ -311,7 +312,10 @@ class ActivationBytes:
                 return 0.0
             case FeedForward.DENSE:
                 width = self._model.ffn_hidden_size / self._layout.tp
-                return self._sublayer_input() + self._mlp(width, tokens=self.num_tokens)
+                kept = self._sublayer_input() + self._mlp(width, tokens=self.num_tokens)
+                if self._is_compiled and self._model.activation is Activation.SWIGLU:  # computed again in backward
+                    kept -= self.num_tokens * width * self._element
+                return kept
             case FeedForward.MOE:
                 return self._experts()
 

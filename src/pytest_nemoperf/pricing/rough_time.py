@@ -14,6 +14,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
+from pytest_nemoperf.flops.conventions import DEFAULT_CONVENTION, find_convention
+from pytest_nemoperf.flops.count import num_flops, num_flops_per_token
 from pytest_nemoperf.layouts.pipeline_schedule import bubble_fraction
 from pytest_nemoperf.models.trainable import unsupported_model
 from pytest_nemoperf.pricing.generation_memory import GenerationMemory
@@ -58,7 +60,10 @@ PEAK_SHARES: Final[Mapping[ModelKind, float]] = MappingProxyType(
         ModelKind.SCORES: 0.10,  # gpt-oss-20b in 2 layers 0.101: scores in memory
     }
 )
-"""Share of the bf16 peak of 989 TFLOP/s by kind, on one NVIDIA H100 80GB HBM3 with torch 2.11 at 4,096 tokens."""
+"""Share of the bf16 peak of 989 TFLOP/s by kind, on one NVIDIA H100 80GB HBM3 with torch 2.11 at 4,096 tokens.
+
+Of FLOPs by the default convention.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,19 +108,23 @@ def rough_time(plan: Plan, *, system: System, generation: GenerationMemory | Non
     basis = f"{100 * share:.0f}% of the bf16 peak, as {kind} reached on one H100"
     fast = slow
     if plan.precision.needs_transformer_engine:
-        fast *= peak / system.peak_tflops.get(plan.precision.number_format, peak)
-        basis += f"; {plan.precision} gains nothing at the slow end, all of its own peak at the fast one"
-    times = _Range(low=fast / _SCATTER, middle=(fast + slow) / 2, high=slow * _SCATTER)
-    if plan.rl is not None and generation is not None:
-        rollouts = _generation_time(plan, rl=plan.rl, generation=generation, system=system)
-        times = times.followed_by(rollouts) if generation.is_colocated else times.beside(rollouts)
-        basis += "; a decoding pass takes 0.46 ms a layer, or the time to read weights and cache if that is more"
-    slowest = times.high
+        own_peak = system.peak_tflops.get(plan.precision.number_format)
+        if own_peak is None:
+            basis += f"; {plan.precision}, whose peak is not known here, gains nothing"
+        else:
+            fast *= peak / own_peak
+            basis += f"; {plan.precision} gains nothing at the slow end, all of its own peak at the fast one"
+    slowest = slow * _SCATTER
     if system.name not in _MEASURED_ON:
         slowest *= _OTHER_CHIP
     if plan.layout.total_gpus > 1:
         slowest *= _SEVERAL_GPUS
-    return RoughTime(step_time_sec=times.middle, low_sec=times.low, high_sec=slowest, basis=basis)
+    times = _Range(low=fast / _SCATTER, middle=(fast + slow) / 2, high=slowest)
+    if plan.rl is not None and generation is not None:
+        rollouts = _generation_time(plan, rl=plan.rl, generation=generation, system=system)
+        times = times.followed_by(rollouts) if generation.is_colocated else times.beside(rollouts)
+        basis += "; a decoding pass takes 0.46 ms a layer, or the time to read weights and cache if that is more"
+    return RoughTime(step_time_sec=times.middle, low_sec=times.low, high_sec=times.high, basis=basis)
 
 
 def model_kind(plan: Plan) -> ModelKind:
@@ -153,7 +162,7 @@ def _training_flops(plan: Plan) -> float:
 
     Selective recomputation repeats the attention core alone, which is left out.
     """
-    flops = plan.flops_per_token * plan.tokens_per_step
+    flops = _model_flops(plan)
     trained = flops * _SECOND_FORWARD if plan.recompute is Recompute.FULL else flops
     if plan.rl is None:
         return trained
@@ -165,6 +174,16 @@ def _training_flops(plan: Plan) -> float:
     if algorithm.has_reference:
         total += forward
     return total
+
+
+def _model_flops(plan: Plan) -> float:
+    """Return model FLOPs of a step under the convention of the shares, not under the plan's own."""
+    convention = find_convention(DEFAULT_CONVENTION)
+    tp = plan.layout.tp
+    if plan.rl is not None:
+        return num_flops(plan.model, seq_lens=plan.rl.max_lengths(seq_len=plan.seq_len), convention=convention, tp=tp)
+    per_token = num_flops_per_token(plan.model, seq_len=plan.seq_len, convention=convention, tp=tp)
+    return per_token * plan.tokens_per_step
 
 
 def _generation_time(plan: Plan, *, rl: RL, generation: GenerationMemory, system: System) -> _Range:

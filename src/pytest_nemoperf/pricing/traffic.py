@@ -53,12 +53,12 @@ _SOURCES = {
 }
 _FORMULAS = {
     "tp": "(tp-1)/tp x T x D elements, 4 times forward and 4 times backward a layer (2 and 2 in a mixture without "
-    "shared experts), twice more at the embedding and at the head; full recomputation adds a forward pass (two under "
-    "zero-bubble); twice (r-1)/r of the gradients of key-value heads in fp32 once a step where r ranks hold copies",
+    "shared experts), twice more at the embedding and at the head; full recomputation adds a forward "
+    "pass; twice (r-1)/r of the gradients of key-value heads in fp32 once a step where r ranks hold copies",
     "cp": "all_gather: (cp-1) x T/cp x keys and values, forward, and their gradients backward; a2a: (cp-1)/cp of "
     "queries, keys and values (a copy for each rank with query heads of theirs) and output, forward and backward; "
     "recomputation repeats the forward exchange (selective "
-    "under a2a: without the output's; each twice under zero-bubble)",
+    "under a2a: without the output's)",
     "ep": "(n-1)/n x tokens of the rank x topk x etp x D elements, n = ep x etp: dispatch and combine, forward and "
     "backward, tokens spread evenly; full recomputation as for tp",
     "pp": "T x D elements (T/tp under sequence parallelism; D of all residual streams) to the next chunk forward and "
@@ -129,13 +129,8 @@ class _StageTraffic:
         self._costs = ActivationBytes(plan)
         self._element = compute_bytes(plan.precision)
         self._layers = Counter(layers_of_stage(plan.model, layout=plan.layout, pp_rank=pp_rank))
-        # A zero-bubble schedule computes backward in two halves, each with a recomputation.
-        num_repeats = 2 if plan.layout.pp_schedule == "zero_bubble" else 1
-        self._core_repeats = self._block_repeats = 0
-        if plan.recompute is not Recompute.NONE:
-            self._core_repeats = num_repeats
-        if plan.recompute is Recompute.FULL:
-            self._block_repeats = num_repeats
+        self._core_repeats = int(plan.recompute is not Recompute.NONE)
+        self._block_repeats = int(plan.recompute is Recompute.FULL)
         self._is_last = pp_rank == plan.layout.pp - 1
         if self._is_last:
             self._layers[plan.model.mtp_layer] += plan.model.mtp_num_layers

@@ -6,12 +6,16 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 import psutil
 
 from pytest_nemoperf.errors import LaunchError
 
-_LOOPBACK = ("127.0.0.1", "::1")
+LOOPBACK: Final = "127.0.0.1"
+INTERFACE_VARIABLES: Final = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+"""Variables by which a user chooses the network interfaces of process groups."""
+_LOOPBACK_6 = "::1"
 _CONNECT_LIMIT_SEC = 1.0
 
 
@@ -21,7 +25,7 @@ class LocalAddress:
 
     Attributes:
         address: IPv4 or IPv6 address.
-        interface: Network interface that has it; empty for 127.0.0.1, which needs no choice.
+        interface: Network interface that has it; empty for 127.0.0.1, where libraries need none.
     """
 
     address: str
@@ -36,7 +40,7 @@ def local_address() -> LocalAddress:
     """
     problems = []
     for candidate in _candidates():
-        problem = _connection_problem(candidate.address)
+        problem = connection_problem(candidate.address)
         if not problem:
             return candidate
         problems.append(f"{candidate.address}: {problem}")
@@ -44,6 +48,15 @@ def local_address() -> LocalAddress:
         f"no address of this host takes a connection from it ({'; '.join(problems)}), so ranks can't meet; "
         f"its interfaces are {interfaces_text()}; bring one up, as with: ip link set lo up"
     )
+
+
+def address_of_one() -> LocalAddress:
+    """Return the address for a single process, which connects to no other: where none connects, of any interface up."""
+    try:
+        return local_address()
+    except LaunchError:
+        addresses = [candidate for candidate in _candidates() if candidate.address not in (LOOPBACK, _LOOPBACK_6)]
+        return next(iter(addresses), LocalAddress(address=LOOPBACK))
 
 
 def interfaces_text() -> str:
@@ -60,13 +73,13 @@ def interfaces_text() -> str:
 def _candidates() -> Iterator[LocalAddress]:
     by_interface = psutil.net_if_addrs()
     interfaces = {address.address: name for name, addresses in by_interface.items() for address in addresses}
-    yield LocalAddress(address=_LOOPBACK[0])
-    yield LocalAddress(address=_LOOPBACK[1], interface=interfaces.get(_LOOPBACK[1], "lo"))
+    yield LocalAddress(address=LOOPBACK)
+    yield LocalAddress(address=_LOOPBACK_6, interface=interfaces.get(_LOOPBACK_6, "lo"))
     states = psutil.net_if_stats()
     for name in sorted(by_interface):
         if name in states and states[name].isup:
             for address in _addresses_of(name):
-                if address not in _LOOPBACK:
+                if address not in (LOOPBACK, _LOOPBACK_6):
                     yield LocalAddress(address=address, interface=name)
 
 
@@ -79,7 +92,7 @@ def _addresses_of(interface: str) -> list[str]:
     return addresses
 
 
-def _connection_problem(address: str) -> str:
+def connection_problem(address: str) -> str:
     """Return why this process can't connect to itself by an address; empty if it can."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with suppress(OSError), socket.create_server((address, 0), family=family) as server:

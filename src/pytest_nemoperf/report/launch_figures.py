@@ -43,7 +43,7 @@ def unknown_figures(runs: Sequence[Run]) -> list[str]:
     """Return a sentence for each figure of a case's launches that no run has, with the reason: each once."""
     reasons: dict[str, str] = {}
     for run in runs:
-        reasons |= run.unknown
+        reasons |= run.unmeasured
     sentences = []
     for name, reason in reasons.items():
         if METRICS[name] not in _IN_BRACKETS and figure_over_runs(runs, metric=name) is None:

@@ -234,8 +234,14 @@ def _load(runs: Sequence[tuple[Path, CaseRecord]]) -> StoredCase:
 
 
 def _mismatches(run_dir: Path, *, record: CaseRecord, plan: Plan, first: CaseRecord) -> Iterator[str]:
-    """Yield the differences between a run and the first one, time limit and number of steps apart."""
-    own = replace(_read_plan(run_dir), timeout_sec=plan.timeout_sec, steps=plan.steps)
+    """Yield the differences between a run and the first one; time limit, steps, folder of checkpoints apart."""
+    own = replace(
+        _read_plan(run_dir),
+        timeout_sec=plan.timeout_sec,
+        timeout_basis=plan.timeout_basis,
+        steps=plan.steps,
+        checkpoint_dir=plan.checkpoint_dir,
+    )
     for item in fields(Plan):
         if getattr(own, item.name) != getattr(plan, item.name):
             yield f"{item.name} is {getattr(own, item.name)!r}, not the {getattr(plan, item.name)!r}"

@@ -147,7 +147,13 @@ class Planner:
             return plan
         folder = self._settings.checkpoint_dir
         check_checkpoint_folder(plan, folder=folder)
-        return replace(plan, checkpoint_dir=folder, timeout_sec=plan.timeout_sec + checkpoint_limit_sec(plan))
+        limit_sec = checkpoint_limit_sec(plan)
+        return replace(
+            plan,
+            checkpoint_dir=folder,
+            timeout_sec=plan.timeout_sec + limit_sec,
+            timeout_basis=f"{plan.timeout_basis}, and {limit_sec:.0f} s for checkpoints",
+        )
 
     def price(self, recipe: Recipe, *, mark: PerfMark, framework: str = "") -> PricedCase:
         """Resolve and price a recipe, and keep the result for the end of a dry run.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,12 +89,29 @@ def store_new_profile(
     path = _path_to_store(report.result, updating=updating)
     problem = store_profile(report.new_profile, baseline_path=root / path)
     case = report.result.verdict.case
+    if report.new_profile.now is None and unprofilable(report.result.plan):
+        return report  # told once for all such cases: unprofiled_lines
     if problem:
         progress.write_line(f"the profile of {case} is not stored: {problem}")
         return report
     stored = str(profile_path(Path(path)))
     progress.write_line(f"the profile of {case} is stored as {stored}")
     return replace(report, stored_profile=stored)
+
+
+def unprofiled_lines(reports: Iterable[CaseReport]) -> Iterator[str]:
+    """Yield a sentence for each reason why profiles that were asked for with baselines can't be, with its cases."""
+    cases: dict[str, list[str]] = {}
+    for report in reports:
+        if report.new_profile is None or report.new_profile.now is not None:
+            continue
+        if reason := unprofilable(report.result.plan):
+            cases.setdefault(reason, []).append(report.result.verdict.case)
+    for reason, names in cases.items():
+        if len(names) == 1:
+            yield f"the profile of {names[0]} is not stored: {reason}"
+        else:
+            yield f"the profiles of {len(names)} cases are not stored; of each, {reason}"
 
 
 def _path_to_store(result: CaseResult, *, updating: UpdateOptions | None) -> str:

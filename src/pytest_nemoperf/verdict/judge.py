@@ -224,7 +224,7 @@ def _unknown_metrics(runs: Sequence[Run], *, metrics: Sequence[Metric]) -> list[
     """Return a sentence for each judged metric of a launch that is not known, with the reason."""
     reasons: dict[str, str] = {}
     for run in runs:
-        reasons |= run.unknown
+        reasons |= run.unmeasured
     notes = []
     for metric in metrics:
         if metric.name in reasons and figure_over_runs(runs, metric=metric.name) is None:

@@ -217,6 +217,37 @@ def test_a_model_of_the_catalog_has_its_library_s_recipe_whatever_its_vocabulary
     assert base_recipe(twin_of(find_model("llama3-8b"))) == VANILLA
 
 
+def test_a_hybrid_that_is_cut_is_told_its_layers_on_top_of_the_whole_one_s_recipe() -> None:
+    plan = plan_of(Layout(gpus=1), model="nemotron-h-4b", num_layers=12)
+
+    assert next(plan_problems(plan), "") == ""
+    assert base_recipe(plan.model) == "nemotronh_4b_pretrain_config"
+    assert plan_overrides(plan)["model.num_layers"] == 12
+    assert plan_overrides(plan)["model.hybrid_layer_pattern"] == "M-M-M-M*-M-M"
+    whole = plan_of(Layout(gpus=1), model="nemotron-h-4b")
+    assert "model.hybrid_layer_pattern" not in plan_overrides(whole)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"hidden_size": 1024}, id="another-width"),
+        pytest.param({"hybrid_pattern": "M-M*M-M*M-M*"}, id="other-layers"),
+    ],
+)
+def test_a_hybrid_that_only_has_the_name_of_a_cut_one_has_no_recipe(changes: dict[str, Any]) -> None:
+    cut = plan_of(Layout(gpus=1), model="nemotron-h-4b", num_layers=12).model
+
+    assert base_recipe(replace(cut, **changes)) == VANILLA
+
+
+def test_a_model_without_a_pattern_of_layers_is_cut_by_its_attributes() -> None:
+    plan = plan_of(Layout(gpus=1), model="llama3.2-1b", num_layers=4)
+
+    assert base_recipe(plan.model) == VANILLA
+    assert plan_overrides(plan)["model.num_layers"] == 4
+
+
 def test_deepseek_v4_runs_the_library_s_recipe_with_the_layout_of_its_published_row() -> None:
     plan = plan_of(Layout(gpus=128, ep=64, dp_replicate=128, shard_optimizer=True), model=FLASH, global_batch_size=2048)
     staged = replace(plan, layout=Layout(gpus=4, pp=4))

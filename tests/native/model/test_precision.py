@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pytest_nemoperf.errors import PlanError
-from pytest_nemoperf.native.model.layers import _plain_product
+from pytest_nemoperf.native.model.layers import plain_product
 from pytest_nemoperf.native.model.precision import apply_precision
 from pytest_nemoperf.native.model.transformer import Decoder
 from pytest_nemoperf.native.parallel.mesh import RankMesh
@@ -74,7 +74,7 @@ def model_in(precision: Precision) -> Decoder:
 def test_plain_precisions_leave_the_products_as_they_are(precision: Precision) -> None:
     attention = model_in(precision).get_submodule("blocks.0.attention.qkv")
 
-    assert attention.product is _plain_product
+    assert attention.product is plain_product
 
 
 @pytest.mark.parametrize("precision", TE_PRECISIONS)

@@ -7,12 +7,14 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from torch.autograd import DeviceType  # type: ignore[attr-defined]  # torch leaves it out of __all__
+from torch.autograd.profiler_util import FunctionEvent
 
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.json_codec import from_json
@@ -72,9 +74,13 @@ def test_time_covered_twice_counts_once(spans: list[tuple[float, float]], covere
     assert _covered_usec(spans) == covered
 
 
+IDS = count(1)
+
+
 def event(name: str, start: float, end: float, *, kernels: Sequence[tuple[str, float]] = (), **facts: Any) -> Any:
     """Return a stand-in for an event of torch.profiler; times in microseconds."""
     values = {
+        "id": next(IDS),
         "device_type": DeviceType.CPU,
         "is_user_annotation": False,
         "is_async": False,
@@ -128,3 +134,69 @@ def test_on_cpu_a_collective_on_another_thread_counts_and_modules_are_taken_toge
         "gloo:all_reduce": Operator(calls_per_step=0.5, self_sec_per_step=20e-6),
         OUTSIDE["cpu"]: Operator(calls_per_step=0, self_sec_per_step=70e-6),
     }
+
+
+TRACE = Path(__file__).parents[2] / "data" / "mi250_trace.json"
+TRACED_STEP = "ProfilerStep#1"
+REMARK = "Command Buffer Full"
+
+
+def recorded_events() -> list[FunctionEvent]:
+    """Return the events of a GPU's trace as torch makes them: operators list the kernels that they launched."""
+    events = []
+    launchers: dict[int, FunctionEvent] = {}
+    for entry in json.loads(TRACE.read_text(encoding="utf-8"))["events"]:
+        is_device = entry["cat"] in ("kernel", "gpu_memcpy", "gpu_user_annotation")
+        is_operator = entry["cat"] in ("cpu_op", "user_annotation")
+        made = FunctionEvent(  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            id=entry["id"] if is_operator else entry["correlation"] or 0,
+            name=_STEP_RANGE if entry["name"] == TRACED_STEP else entry["name"],
+            thread=entry["thread"],
+            start_us=entry["ts"],
+            end_us=entry["ts"] + entry["dur"],
+            device_type=DeviceType.CUDA if is_device else DeviceType.CPU,
+            is_user_annotation="annotation" in entry["cat"],
+        )
+        events.append(made)
+        if is_operator:
+            launchers[entry["id"]] = made
+        elif is_device:
+            launchers[entry["id"]].append_kernel(made.name, 0, entry["dur"])  # type: ignore[no-untyped-call]  # as above
+    return events
+
+
+def with_remarks(events: Sequence[FunctionEvent]) -> list[FunctionEvent]:
+    """Return the events with a remark inside each operator that launches: of its id and, in torch, of its kernels."""
+    remarked = []
+    for launching in events:
+        remarked.append(launching)
+        if launching.kernels and not launching.is_user_annotation:
+            start = launching.time_range.start + 1
+            remark = FunctionEvent(  # type: ignore[no-untyped-call]  # as above
+                id=launching.id, name=REMARK, thread=launching.thread, start_us=start, end_us=start + 0.5
+            )
+            for kernel in launching.kernels:
+                remark.append_kernel(kernel.name, kernel.device, kernel.duration)  # type: ignore[no-untyped-call]  # as above
+            remarked.append(remark)
+    return remarked
+
+
+def test_rows_of_a_recorded_step_on_a_gpu_are_the_step() -> None:
+    seen = _summarize(recorded_events(), device_type="cuda")
+
+    total = math.fsum(operator.self_sec_per_step for operator in seen.operators.values())
+    assert total == pytest.approx(seen.step_time_sec, rel=1e-3)
+    assert seen.step_time_sec == pytest.approx(9.288e-3)
+    assert seen.operators["aten::addmm"] == Operator(calls_per_step=1, self_sec_per_step=24.48e-6)
+    assert seen.operators["aten::mm"] == Operator(calls_per_step=1, self_sec_per_step=12.64e-6)
+    assert seen.operators["aten::copy_"] == Operator(calls_per_step=2, self_sec_per_step=38.16e-6)
+
+
+def test_remarks_of_the_profiler_are_no_operators_and_take_nothing_from_them() -> None:
+    events = recorded_events()
+
+    remarked = with_remarks(events)
+
+    assert sum(event.name == REMARK for event in remarked) > 10
+    assert _summarize(remarked, device_type="cuda") == _summarize(events, device_type="cuda")
+    assert _summarize(list(reversed(remarked)), device_type="cuda") == _summarize(events, device_type="cuda")

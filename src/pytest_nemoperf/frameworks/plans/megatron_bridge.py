@@ -84,18 +84,35 @@ _PRECISIONS: Final[Mapping[Precision, str]] = MappingProxyType(
 def base_recipe(model: ModelConfig) -> str:
     """Return the recipe that a plan's overrides are for: the model's own of the library, else the vanilla one.
 
-    Vocabulary and depth of multi-token prediction may differ from the catalog's: both are overridden.
+    Vocabulary and depth of multi-token prediction may differ from the catalog's, and so may the layers of a hybrid that
+    num_layers cuts: all are overridden.
     """
-    known = model_catalog().get(model.name)
-    if known is None or model.name not in LIBRARY:
+    name = _whole_name(model)
+    known = model_catalog().get(name)
+    if known is None or name not in LIBRARY:
         return VANILLA
+    if name != model.name:
+        pattern = known.hybrid_pattern[: model.num_layers]
+        known = replace(known, name=model.name, num_layers=model.num_layers, hybrid_pattern=pattern)
     same = replace(
         known,
         vocab_size=model.vocab_size,
         mtp_num_layers=model.mtp_num_layers,
         is_mtp_shared=model.is_mtp_shared,
     )
-    return LIBRARY[model.name] if model == same else VANILLA
+    return LIBRARY[name] if model == same else VANILLA
+
+
+def _whole_name(model: ModelConfig) -> str:
+    """Return the name of the model that a hybrid was cut from, else its own.
+
+    A pattern of letters says all layers of a hybrid without multi-token prediction, whose letters would follow.
+    """
+    name = model.name.removesuffix(f"-{model.num_layers}layers")
+    known = model_catalog().get(name)
+    if known is None or not known.hybrid_pattern or known.mtp_num_layers or model.num_layers >= known.num_layers:
+        return model.name
+    return name
 
 
 def plan_problems(plan: Plan) -> Iterator[str]:
@@ -195,6 +212,9 @@ def plan_overrides(plan: Plan) -> dict[str, Any]:
     }
     if base_recipe(plan.model) == VANILLA:
         overrides |= provider_values(plan.model)
+    elif plan.model.name not in LIBRARY:
+        overrides["model.num_layers"] = plan.model.num_layers
+        overrides["model.hybrid_layer_pattern"] = plan.model.hybrid_pattern
     return {
         **overrides,
         **_vocabulary(plan),

@@ -17,14 +17,15 @@ from pytest_nemoperf.native.model.operators import rms_norm
 class Linear(nn.Module):
     """Matrix product; the fp32 master weight is cast to the input's dtype in each call.
 
-    ``product`` maps input, weight and bias to the output; 8-bit and 4-bit precisions replace it.
+    ``product`` maps input, weight and bias to the output; 8-bit and 4-bit precisions replace it, and so does a backward
+    pass in two halves.
     """
 
     def __init__(self, in_features: int, out_features: int, *, has_bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.empty(out_features)) if has_bias else None
-        self.product: Callable[[Tensor, Tensor, Tensor | None], Tensor] = _plain_product
+        self.product: Callable[[Tensor, Tensor, Tensor | None], Tensor] = plain_product
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the product over the last dimension, plus bias."""
@@ -110,12 +111,7 @@ def make_norm(config: ModelConfig) -> RMSNorm | LayerNorm:
     return kind(config.hidden_size, eps=config.norm_eps)
 
 
-def in_dtype(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a master weight cast to the dtype of a product."""
-    return weight.to(dtype)
-
-
-def _plain_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def plain_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return x times the transposed weight, plus bias, in x's dtype."""
     if bias is not None:
         bias = bias.to(x.dtype)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import MoE
-from pytest_nemoperf.native.model.layers import Linear, in_dtype
+from pytest_nemoperf.native.model.layers import Linear
 from pytest_nemoperf.native.model.mlp import MLP, activate
 from pytest_nemoperf.native.model.operators import contiguous_gradient, copy_rows
 
@@ -78,16 +78,12 @@ class Router(nn.Module):
 
 
 class ExpertLinear(nn.Module):
-    """One matrix per expert, (E, O, I); expert parallelism keeps a contiguous slice of the experts.
-
-    ``cast`` maps the weight and a dtype to the weight in that dtype.
-    """
+    """One matrix per expert, (E, O, I); expert parallelism keeps a contiguous slice of the experts."""
 
     def __init__(self, num_experts: int, in_features: int, out_features: int, *, has_bias: bool) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_experts, out_features, in_features))
         self.bias = nn.Parameter(torch.empty(num_experts, out_features)) if has_bias else None
-        self.cast: Callable[[Tensor, torch.dtype], Tensor] = in_dtype
 
 
 class Experts(nn.Module):
@@ -95,8 +91,8 @@ class Experts(nn.Module):
 
     ``exchange`` maps rows sorted by expert, and the rows per expert, to the experts' outputs in the same order; expert
     parallelism replaces it by one that sends rows to their experts' ranks, calls ``compute`` there, and sends the
-    outputs back. ``product`` is grouped_product or looped_product. A rank adds ``bias_share`` of the last bias,
-    because the outputs of ranks that split an expert are summed.
+    outputs back. ``product`` is grouped_product or looped_product; a backward pass in two halves replaces it, too. A
+    rank adds ``bias_share`` of the last bias, because the outputs of ranks that split an expert are summed.
     """
 
     def __init__(self, config: ModelConfig, moe: MoE) -> None:
@@ -147,9 +143,9 @@ class Experts(nn.Module):
         if first.bias is not None or self.down.bias is not None:
             experts_E = torch.arange(len(counts_E), device=counts_E.device)
             expert_R = experts_E.repeat_interleave(counts_E, output_size=x_RD.shape[0])
-        hidden_RF = _add_bias(self.product(x_RD, first.cast(first.weight, x_RD.dtype), counts_E), first.bias, expert_R)
+        hidden_RF = _add_bias(self.product(x_RD, first.weight, counts_E), first.bias, expert_R)
         hidden_RF = activate(hidden_RF, self.activation)
-        out_RD = self.product(hidden_RF, self.down.cast(self.down.weight, x_RD.dtype), counts_E)
+        out_RD = self.product(hidden_RF, self.down.weight, counts_E)
         bias_ED: Tensor | None = self.down.bias
         if bias_ED is not None:
             bias_ED = bias_ED * self.bias_share
@@ -198,6 +194,7 @@ Product = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def grouped_product(x_RI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
     """Return every row times its expert's matrix (R, O) in one call, or by looped_product if torch has no kernel."""
+    weight_EOI = weight_EOI.to(x_RI.dtype)
     problem = _grouped_problem(x_RI, weight_EOI)
     if problem:
         _warn_once(problem)
@@ -210,8 +207,19 @@ def grouped_product(x_RI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tenso
 
 def looped_product(x_RI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
     """Return every row times its expert's matrix (R, O), expert by expert; the counts are copied to the host."""
+    weight_EOI = weight_EOI.to(x_RI.dtype)
     rows_E = torch.split(x_RI, counts_E.tolist())
     return torch.cat([F.linear(rows_I, weight_OI) for rows_I, weight_OI in zip(rows_E, weight_EOI, strict=True)])
+
+
+def experts_weight_gradient(grad_RO: Tensor, x_RI: Tensor, counts_E: Tensor, *, weight_EOI: Tensor) -> Tensor:
+    """Return the gradient of the experts' matrices (E, O, I) by a product, from its input and its output's gradient."""
+    if x_RI.shape[0] > 0 and not _grouped_problem(x_RI, weight_EOI):
+        ends_E = counts_E.cumsum(0, dtype=torch.int32)
+        return F.grouped_mm(grad_RO.contiguous().t(), x_RI, offs=ends_E)
+    counts = counts_E.tolist()
+    pairs = zip(torch.split(grad_RO, counts), torch.split(x_RI, counts), strict=True)
+    return torch.stack([grad_O.t() @ rows_I for grad_O, rows_I in pairs])
 
 
 def _grouped_problem(x_RI: Tensor, weight_EOI: Tensor) -> str:

@@ -11,7 +11,7 @@ from pytest_nemoperf.native.model.transformer import Decoder
 from pytest_nemoperf.recipes.recipe import Recompute
 
 # Nothing in the model is random, so no generator state is restored. Not the reentrant kind: it would hide the weights
-# from a backward pass split into halves (zero bubble), and from FSDP's hooks.
+# from FSDP's hooks.
 _recomputed = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
 
@@ -20,7 +20,7 @@ def apply_recompute(model: Decoder, *, recompute: Recompute) -> None:
 
     Call it after context parallelism, which replaces the attention core, and before FSDP, whose hooks around a block
     must stay outside: backward gathers the block's weights first, and recomputes then. Collectives inside run again
-    too, in the same order on every rank. Both halves of a zero-bubble schedule's backward pass recompute.
+    too, in the same order on every rank. Of a backward pass in two halves (zero bubble) the first alone recomputes.
 
     Args:
         model: Changed in place.

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from itertools import cycle
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pytest_nemoperf.errors import PlanError
@@ -22,7 +21,14 @@ from pytest_nemoperf.models.components import Layer
 from pytest_nemoperf.models.trainable import unsupported_model
 from pytest_nemoperf.native.model.attention_core import Masks
 from pytest_nemoperf.native.model.block import Block
-from pytest_nemoperf.native.model.layers import Embedding, LayerNorm, LearnedPositions, RMSNorm, in_dtype, make_norm
+from pytest_nemoperf.native.model.layers import (
+    Embedding,
+    LayerNorm,
+    LearnedPositions,
+    RMSNorm,
+    make_norm,
+    plain_product,
+)
 from pytest_nemoperf.native.model.mtp import LOSS_WEIGHT, MTPDepth
 from pytest_nemoperf.native.model.operators import cross_entropy
 from pytest_nemoperf.native.model.rope import Positions, PositionTables, TableName, position_tables, table_name
@@ -47,8 +53,7 @@ def _next_token_loss(logprob_T: Tensor, terms_TK: Tensor | None) -> Tensor:
 class LossHead(nn.Module):
     """Output head; tensor parallelism replaces ``cross_entropy`` by one over shards of the vocabulary.
 
-    ``temperature`` divides the logits, as in the sampling of responses. ``cast`` maps the weight and a dtype to the
-    weight in that dtype.
+    ``product`` is that of Linear. ``temperature`` divides the logits, as in the sampling of responses.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -59,7 +64,7 @@ class LossHead(nn.Module):
         self.scale = config.logit_scale
         self.softcap = config.final_softcap
         self.temperature = 1.0
-        self.cast: Callable[[Tensor, torch.dtype], Tensor] = in_dtype
+        self.product: Callable[[Tensor, Tensor, Tensor | None], Tensor] = plain_product
         self.cross_entropy: Callable[[Tensor, Tensor], Tensor] = cross_entropy
 
     def forward(self, x_TD: Tensor, labels_T: Tensor, tied_weight_VD: Tensor | None) -> Tensor:
@@ -73,7 +78,7 @@ class LossHead(nn.Module):
         """Return the logits of each token (T, V)."""
         weight_VD = tied_weight_VD if self.weight is None else self.weight
         assert weight_VD is not None  # noqa: S101 (one of them is there)
-        logits_TV = F.linear(x_TD, self.cast(weight_VD, x_TD.dtype))
+        logits_TV = self.product(x_TD, weight_VD, None)
         if self.scale != 1:
             logits_TV = logits_TV * self.scale
         if self.softcap is not None:
@@ -185,6 +190,10 @@ class Decoder(nn.Module):
             ahead = _next_token_loss(self._output_T(x, labels_BS), None)
             loss = loss + LOSS_WEIGHT / self.config.mtp_num_layers * ahead
         return loss
+
+    def through_no_layer(self, x: Tensor) -> Tensor:
+        """Return a copy of the input: the pass that a wrapper of the model takes for one of the model."""
+        return x.clone()
 
     def logits(self, tokens_BS: Tensor) -> Tensor:
         """Return the logits of every position (B, S, V); for a whole model, not for a stage."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pytest_nemoperf.native.model.layers import Linear
-from pytest_nemoperf.native.model.moe import ExpertLinear
+from pytest_nemoperf.native.model.moe import Experts, Product
 from pytest_nemoperf.native.model.transformer import Decoder, LossHead
 
 
@@ -43,6 +44,9 @@ class WeightCasts:
             bias = bias.to(x.dtype)
         return F.linear(x, self(weight, x.dtype), bias)
 
+    def _experts_product(self, product: Product, x_RI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
+        return product(x_RI, self(weight_EOI, x_RI.dtype), counts_E)
+
     @torch.no_grad()
     def renew(self) -> None:
         """Cast the master weights anew."""
@@ -55,11 +59,13 @@ class WeightCasts:
             if isinstance(module, Linear):
                 module.product = self.product
                 yield module.weight
-            elif isinstance(module, ExpertLinear):
-                module.cast = self
-                yield module.weight
+            elif isinstance(module, Experts):
+                module.product = partial(self._experts_product, module.product)
+                for linear in (module.gate_up, module.up, module.down):
+                    if linear is not None:
+                        yield linear.weight
             elif isinstance(module, LossHead):
-                module.cast = self
+                module.product = self.product
                 if module.weight is not None:
                     yield module.weight
                 elif model.embedding is not None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import Shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -41,6 +41,25 @@ def apply_fsdp(model: Decoder, *, mesh: DeviceMesh, expert_mesh: DeviceMesh | No
         shard(block, mesh=mesh, ignored_params=whole)
     # Embedding and head stay gathered: backward needs them first.
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False, ignored_params=whole)
+    register_fsdp_forward_method(model, Decoder.through_no_layer.__name__)
+    if mesh.device_type == "cpu":
+        # gloo's averages are sums in torch 2.8, which says nothing; sums and a division are the same work.
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.set_force_sum_reduction_for_comms(True)
+
+
+def take_up_gradients(model: FSDPModule) -> None:
+    """Have FSDP add up, or reduce, gradients that were computed outside a backward pass of the model.
+
+    FSDP does so at the end of each backward pass. This runs one that has no layer, so it computes nothing itself.
+
+    Args:
+        model: Model from apply_fsdp; its settings say whether gradients are reduced and weights resharded.
+    """
+    assert isinstance(model, Decoder)  # noqa: S101 (there is nothing else)
+    nothing = torch.zeros((), device=next(model.parameters()).device, requires_grad=True)
+    torch.autograd.backward(model.through_no_layer(nothing))
 
 
 def _placement(weight: nn.Parameter, *, mesh: DeviceMesh) -> Shard:

@@ -1,42 +1,39 @@
 """Pipeline parallelism: every rank of the axis has consecutive layers, and micro-batches pass through the ranks.
 
-Schedules and point-to-point messages are torch's: 1F1B, interleaved 1F1B for several model chunks a rank, and the
-zero-bubble schedule ZB1P, interleaved as well, which computes the gradients of weights apart from those of inputs, in
-the time a rank would wait. ZBV needs exactly two chunks a rank in the order of a V; ZB1P takes any number in the order
-of the other schedules, so that layers, memory and messages of a layout don't depend on its schedule.
+The schedules are those of ``layouts/pipeline_actions.py``: 1F1B, interleaved 1F1B for several model chunks a rank, and
+the zero-bubble schedule ZB1P, interleaved as well, which computes the gradients of weights apart from those of inputs,
+in the time a rank would wait. ZBV needs exactly two chunks a rank in the order of a V; ZB1P takes any number in the
+order of the other schedules, so that layers and messages of a layout don't depend on its schedule. A rank runs its part
+of the timetable and exchanges messages with its neighbours, in batches of torch's point-to-point operations.
 
 References:
     Narayanan et al. 2021, https://arxiv.org/abs/2104.04473; Qi et al. 2023, https://arxiv.org/abs/2401.10241
 """
 
-# B rows of a micro-batch, L rows of all of them, S tokens of a row on this rank, N next tokens of each, K columns of
-# terms, T tokens of a micro-batch (between blocks this rank's under sequence parallelism), D hidden
+# B rows of a micro-batch, S tokens of a row on this rank, T tokens of a micro-batch (between blocks this rank's under
+# sequence parallelism), D hidden
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
-from torch.distributed.pipelining import (
-    Schedule1F1B,
-    ScheduleInterleaved1F1B,
-    ScheduleInterleavedZeroBubble,
-    ScheduleLoopedBFS,
-)
 
+from pytest_nemoperf.layouts.pipeline_actions import Action, Pass, Slot, needed_message, timetable
 from pytest_nemoperf.layouts.pipeline_stages import stage_layers
 from pytest_nemoperf.native.model.transformer import Decoder
+from pytest_nemoperf.native.parallel.messages import Messages
 from pytest_nemoperf.native.parallel.passes import MicroBatch, forward_only
+from pytest_nemoperf.native.parallel.split_backward import SplitBackward
 from pytest_nemoperf.native.parallel.stage import Stage
 from pytest_nemoperf.native.phases import PhaseClock
 from pytest_nemoperf.recipes.recipe import Plan
 
-_META = torch.device("meta")
-_KEPT_SCHEDULES = 8
+_KEPT_TIMETABLES = 8  # the number of micro-batches may differ in every step of reinforcement learning
 
 
 def build_chunks(plan: Plan, *, group: ProcessGroup | None, dtype: torch.dtype) -> tuple[Decoder, ...]:
@@ -101,12 +98,18 @@ class Pipeline:
         self._plan = plan
         self._chunks = chunks
         self._group = group
-        self._divisor = divisor
         self._clock = clock
-        self._is_first = group.rank() == 0
-        self._is_last = group.rank() == group.size() - 1
-        # Keep the latest schedules only: row lengths may differ in every step.
-        self._schedule = lru_cache(maxsize=_KEPT_SCHEDULES)(self._new_schedule)
+        self._num_stages = group.size() * len(chunks)
+        self._stages: dict[int, Stage] = {}
+        for number, chunk in enumerate(chunks):
+            split = None
+            if plan.layout.pp_schedule == "zero_bubble":
+                split = SplitBackward()
+                split.apply(chunk)
+            self._stages[number * group.size() + group.rank()] = Stage(chunk, divisor=divisor, split=split, clock=clock)
+        self._timetable = lru_cache(maxsize=_KEPT_TIMETABLES)(self._new_timetable)
+        # The group's first operation must be one of all its ranks, as torch asks of batched messages.
+        dist.all_reduce(torch.zeros((), device=self._device), group=group)
 
     def forward_backward(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
         """Accumulate gradients of the objective over the divisor.
@@ -114,117 +117,61 @@ class Pipeline:
         Returns:
             The objective over the divisor, a scalar on the device; zero on ranks without the last stage.
         """
-        losses: list[Tensor] | None = [] if self._is_last else None
-        self._run(micro_batches, is_training=True, losses=losses, return_outputs=False)
+        losses = self._run(micro_batches, is_training=True)
         if not losses:
             return torch.zeros((), device=micro_batches[0].tokens_BS.device)
-        return torch.stack(losses).detach().sum()
+        return torch.stack(losses).sum()
 
     def forward(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
         """Return the head's output (T) of each micro-batch; an empty list on ranks without the last stage."""
         with forward_only(self._chunks):
-            outputs = self._run(micro_batches, is_training=False, losses=None, return_outputs=True)
-        if not self._is_last:
-            return []
-        return list(outputs.chunk(len(micro_batches)))
+            return self._run(micro_batches, is_training=False)
 
-    def _run(
-        self,
-        micro_batches: Sequence[MicroBatch],
-        *,
-        is_training: bool,
-        losses: list[Tensor] | None,
-        return_outputs: bool,
-    ) -> Any:
-        shape_BS = micro_batches[0].tokens_BS.shape
-        schedule, stages = self._schedule(len(micro_batches), shape_BS=shape_BS, is_training=is_training)
-        for stage in stages:
-            stage.tables = [micro_batch.tables for micro_batch in micro_batches]
-        tokens_LS = torch.cat([micro_batch.tokens_BS for micro_batch in micro_batches])
-        labels_LSN = torch.cat([micro_batch.labels_BSN for micro_batch in micro_batches])
-        keywords = {"labels_BSN": labels_LSN}
-        terms = [micro_batch.terms_BSK for micro_batch in micro_batches if micro_batch.terms_BSK is not None]
-        if terms:
-            keywords["terms_BSK"] = torch.cat(terms)
-        inputs = (tokens_LS,) if self._is_first else ()
-        outputs = schedule.step(*inputs, **keywords, target=labels_LSN, losses=losses, return_outputs=return_outputs)
+    @property
+    def _device(self) -> torch.device:
+        return next(self._chunks[0].parameters()).device
+
+    def _new_timetable(self, num_micro_batches: int, *, is_training: bool) -> tuple[Slot, ...]:
+        return timetable(self._plan.layout, num_micro_batches=num_micro_batches, is_training=is_training)
+
+    def _run(self, micro_batches: Sequence[MicroBatch], *, is_training: bool) -> list[Tensor]:
+        """Run this rank's part of the timetable, and return the last stage's output of each micro-batch."""
+        for stage in self._stages.values():
+            stage.begin(num_micro_batches=len(micro_batches), is_training=is_training)
+        messages = Messages(
+            self._group, like_TD=self._message_like(micro_batches[0]), device=self._device, num_stages=self._num_stages
+        )
+        outputs = []
+        for slot in self._timetable(len(micro_batches), is_training=is_training):
+            action = slot[self._group.rank()]
+            out = None
+            if action is not None:
+                out = self._perform(action, micro_batch=micro_batches[action.micro_batch], messages=messages)
+                if out is not None and action.kind is Pass.FORWARD and action.stage == self._num_stages - 1:
+                    outputs.append(out)
+            messages.exchange(slot, out)
+        messages.finish()
         self._clock.mark("pipeline_wait")
-        if not is_training:
-            for stage in stages:
-                stage.clear_runtime_states()
         return outputs
 
-    def _new_schedule(
-        self, num_micro_batches: int, *, shape_BS: torch.Size, is_training: bool
-    ) -> tuple[Any, Sequence[Stage]]:
-        """Return torch's schedule for that many micro-batches, which is untyped, and its stages."""
-        stages = []
-        for number, chunk in enumerate(self._chunks):
-            stage = _stage(
-                self._plan,
-                chunk=chunk,
-                index=number * self._group.size() + self._group.rank(),
-                group=self._group,
-                shape_BS=shape_BS,
-                is_training=is_training,
-                clock=self._clock,
-            )
-            stages.append(stage)
-        return self._make_schedule(stages, num_micro_batches, is_training=is_training), stages
+    def _perform(self, action: Action, *, micro_batch: MicroBatch, messages: Messages) -> Tensor | None:
+        """Run one pass, and return its message to another stage, or the last stage's output."""
+        message = needed_message(action, num_stages=self._num_stages)
+        received_TD = None if message is None else messages.take(message)
+        stage = self._stages[action.stage]
+        match action.kind:
+            case Pass.FORWARD:
+                return stage.forward(action.micro_batch, micro_batch, received_TD)
+            case Pass.BACKWARD | Pass.BACKWARD_INPUT:
+                return stage.backward(action.micro_batch, received_TD)
+            case Pass.BACKWARD_WEIGHT:
+                stage.backward_weight(action.micro_batch)
+                return None
 
-    def _make_schedule(self, stages: list[Stage], num_micro_batches: int, *, is_training: bool) -> Any:
-        # scale_grads=False: the gradients of micro-batches add up to that of one mean.
-        options: dict[str, Any] = {"n_microbatches": num_micro_batches, "scale_grads": False}
-        if not is_training:
-            return ScheduleLoopedBFS(list(stages), loss_fn=None, **options)
-        options["loss_fn"] = lambda loss_sum, _labels: loss_sum / self._divisor
-        if self._plan.layout.pp_schedule == "zero_bubble":
-            return ScheduleInterleavedZeroBubble(list(stages), **options)
-        if len(stages) > 1:
-            return ScheduleInterleaved1F1B(list(stages), **options)
-        return Schedule1F1B(stages[0], **options)
-
-
-def _stage(
-    plan: Plan,
-    *,
-    chunk: Decoder,
-    index: int,
-    group: ProcessGroup,
-    shape_BS: torch.Size,
-    is_training: bool,
-    clock: PhaseClock,
-) -> Stage:
-    """Return the stage of one chunk, with the shapes of its messages, or torch would spend a pass on inferring them."""
-    layout = plan.layout
-    num_stages = layout.pp * layout.vp
-    num_tokens = shape_BS.numel()
-    num_local = num_tokens // layout.tp if layout.sequence_parallel else num_tokens
-    message_TD = torch.empty(
-        num_local, plan.model.hidden_size, dtype=chunk.dtype, device=_META, requires_grad=is_training
-    )
-    inputs = message_TD
-    if index == 0:
-        inputs = torch.empty(shape_BS, dtype=torch.int64, device=_META)
-    outputs = message_TD
-    if index == num_stages - 1 and is_training:
-        outputs = torch.empty((), device=_META, requires_grad=True)
-    elif index == num_stages - 1:
-        outputs = torch.empty(num_tokens, device=_META)
-    return Stage(
-        chunk,
-        index,
-        num_stages,
-        next(chunk.parameters()).device,
-        input_args=inputs,
-        output_args=outputs,
-        group=group,
-        # torch can't split a backward pass into halves if one weight is used several times, as multi-token prediction
-        # does with embedding and head: such a chunk takes whole passes, and its second half is empty.
-        dw_builder=_empty_weight_pass if len(chunk.mtp) else None,
-        clock=clock,
-    )
-
-
-def _empty_weight_pass() -> Callable[[], None]:
-    return lambda: None
+    def _message_like(self, micro_batch: MicroBatch) -> Tensor:
+        """Return a tensor without memory, of the shape and dtype of this pass's messages."""
+        num_tokens = micro_batch.tokens_BS.numel()
+        if self._plan.layout.sequence_parallel:
+            num_tokens //= self._plan.layout.tp
+        size = (num_tokens, self._plan.model.hidden_size)
+        return torch.empty(size, dtype=self._chunks[0].dtype, device="meta")

@@ -1,107 +1,110 @@
-"""Pipeline stage: one model chunk, run by torch's schedules."""
+"""Pipeline stage: the passes of micro-batches through one model chunk."""
+
+# T tokens of a micro-batch (between blocks this rank's under sequence parallelism), D hidden
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.pipelining import PipelineStage
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
-from pytest_nemoperf.native.model.rope import PositionTables
+from pytest_nemoperf.native.model.transformer import Decoder
+from pytest_nemoperf.native.parallel.data_parallel import take_up_gradients
+from pytest_nemoperf.native.parallel.passes import MicroBatch
+from pytest_nemoperf.native.parallel.split_backward import SplitBackward, WeightPass
 from pytest_nemoperf.native.phases import PhaseClock
 
-_META = torch.device("meta")
 
+class Stage:
+    """Model chunk with the activations of its micro-batches in flight.
 
-class Stage(PipelineStage):
-    """Pipeline stage that marks its phases and allocates receive buffers only while a message is in flight.
-
-    torch allocates a buffer for each message of a step and keeps all of them, with many micro-batches more memory than
-    the activations.
-
-    Attributes:
-        tables: Position tables of each micro-batch of the pass; None for the model's own.
+    Args:
+        chunk: Model chunk, ready to train.
+        divisor: Divisor of the summed objective.
+        split: Products of a chunk whose backward passes run in two halves; None for whole passes.
+        clock: Marks ``forward``, ``backward``, ``grad_comm``, and ``pipeline_wait``, the time before each.
     """
 
-    def __init__(self, *args: Any, clock: PhaseClock, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, chunk: Decoder, *, divisor: float, split: SplitBackward | None, clock: PhaseClock) -> None:
+        self._chunk = chunk
+        self._divisor = divisor
+        self._split = split
         self._clock = clock
-        self.tables: Sequence[PositionTables | None] = ()
+        self._inputs: dict[int, Tensor] = {}
+        self._outputs: dict[int, Tensor] = {}
+        self._weight_passes: dict[int, WeightPass] = {}
+        self._num_to_reduce = 0
 
-    def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
-        """Run the forward pass of a micro-batch with its own positions, and free its receive buffer."""
-        tables = self.tables[fwd_chunk_id]
-        if tables is not None:
-            self.submod.tables = tables  # type: ignore[assignment]  # torch takes every attribute for a module
-        with self._marking("forward"):
-            output = super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
-        _release(self.args_recv_info[fwd_chunk_id])  # autograd holds the input as long as it is needed
-        return output
+    def begin(self, *, num_micro_batches: int, is_training: bool) -> None:
+        """Prepare for the passes of so many micro-batches."""
+        self._num_to_reduce = num_micro_batches
+        if is_training and isinstance(self._chunk, FSDPModule):
+            _set_last_backward(self._chunk, is_last=False)
 
-    def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> None:
-        """Run the backward pass of a micro-batch, if training; torch calls it in any case."""
-        if not self.has_backward:
-            return
-        with self._marking("backward"):
-            super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)
-        _release(self.grad_recv_info[bwd_chunk_id])
+    def forward(self, number: int, micro_batch: MicroBatch, message_TD: Tensor | None) -> Tensor:
+        """Run the forward pass of a micro-batch, and keep its input and output if gradients are on.
 
-    def backward_weight_one_chunk(self, *args: Any, **kwargs: Any) -> None:
-        """Compute weight gradients, the second half of a split backward pass."""
-        with self._marking("backward"):
-            super().backward_weight_one_chunk(*args, **kwargs)
-            self._accumulate()
+        Args:
+            number: Number of the micro-batch.
+            micro_batch: Its rows.
+            message_TD: Output of the stage before; None on the first stage.
 
-    def perform_reduce_grad(self, *args: Any, **kwargs: Any) -> None:
-        """Reduce gradients over FSDP's shards, if training."""
-        if not self.has_backward:
-            return
-        with self._marking("grad_comm" if isinstance(self.submod, FSDPModule) else "pipeline_wait"):
-            super().perform_reduce_grad(*args, **kwargs)
-
-    def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[Any]:
-        """Allocate the buffers and return the receive operations of a micro-batch's input."""
-        _allocate(self.args_recv_info[fwd_chunk_id], device=self.device)
-        return super().get_fwd_recv_ops(fwd_chunk_id)
-
-    def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[Any]:
-        """Allocate the buffers and return the receive operations of a micro-batch's output gradient."""
-        if self.has_backward:
-            _allocate(self.grad_recv_info[bwd_chunk_id], device=self.device)
-        return super().get_bwd_recv_ops(bwd_chunk_id)
-
-    def _setup_forward_recv_info(self, *args: Any, **kwargs: Any) -> None:
-        with self._without_memory():
-            super()._setup_forward_recv_info(*args, **kwargs)
-
-    def _setup_backward_recv_info(self, *args: Any, **kwargs: Any) -> None:
-        with self._without_memory():
-            super()._setup_backward_recv_info(*args, **kwargs)
-
-    def _accumulate(self) -> None:
-        """Accumulate a micro-batch's gradients in FSDP's reduction dtype.
-
-        FSDP's hooks do so in a whole backward pass, but not in the half for weight gradients, and the next half would
-        accumulate in the dtype of the matrix products.
+        Returns:
+            The residual stream (T, D); on the last stage the objective over the divisor, or the output of a
+            forward-only pass.
         """
-        if isinstance(self.submod, FSDPModule):
-            # As in torch's own perform_reduce_grad; there is no public way.
-            root: Any = fully_shard.state(self.submod)  # type: ignore[attr-defined]  # torch leaves it untyped
-            for state in root._state_ctx.all_states:  # noqa: SLF001 (as above)
-                for group in state._fsdp_param_groups:  # noqa: SLF001 (as above)
-                    group.post_backward()
+        chunk = self._chunk
+        is_training = torch.is_grad_enabled()
+        if micro_batch.tables is not None:
+            chunk.tables = micro_batch.tables
+        x = micro_batch.tokens_BS if message_TD is None else message_TD.requires_grad_(is_training)
+        with self._marking("forward"):
+            out: Tensor = chunk(x, labels_BSN=micro_batch.labels_BSN, terms_BSK=micro_batch.terms_BSK)
+            if is_training and chunk.is_last:
+                out = out / self._divisor
+        if is_training:
+            self._inputs[number] = x
+            self._outputs[number] = out
+        return out.detach()
 
-    @contextmanager
-    def _without_memory(self) -> Iterator[None]:
-        device = self.device
-        self.device = _META
-        try:
-            yield
-        finally:
-            self.device = device
+    def backward(self, number: int, gradient_TD: Tensor | None) -> Tensor | None:
+        """Run the backward pass of a micro-batch, or its first half.
+
+        Args:
+            number: Number of the micro-batch.
+            gradient_TD: Gradient of the stage's output; None on the last stage.
+
+        Returns:
+            Gradient of the stage's input (T, D); None on the first stage.
+        """
+        x = self._inputs.pop(number)
+        with self._marking("backward"):
+            torch.autograd.backward(self._outputs.pop(number), gradient_TD)
+            if self._split is not None:
+                self._weight_passes[number] = self._split.take()
+        if self._split is None:
+            self._count_for_reduction()
+        return x.grad
+
+    def backward_weight(self, number: int) -> None:
+        """Run the second half of a backward pass, which adds the gradients of matrices to the weights."""
+        with self._marking("backward"):
+            self._weight_passes.pop(number)()
+            if isinstance(self._chunk, FSDPModule):
+                # Before the next half adds to them in the dtype of the matrix products.
+                take_up_gradients(self._chunk)
+        self._count_for_reduction()
+
+    def _count_for_reduction(self) -> None:
+        """Reduce gradients over FSDP's shards after the last micro-batch."""
+        self._num_to_reduce -= 1
+        if self._num_to_reduce == 0 and isinstance(self._chunk, FSDPModule):
+            with self._marking("grad_comm"):
+                _set_last_backward(self._chunk, is_last=True)
+                take_up_gradients(self._chunk)
 
     @contextmanager
     def _marking(self, phase: str) -> Iterator[None]:
@@ -110,14 +113,8 @@ class Stage(PipelineStage):
         self._clock.mark(phase)
 
 
-def _allocate(messages: Iterable[Any], *, device: torch.device) -> None:
-    """Allocate the buffer of each message from another rank."""
-    for message in messages:
-        if message.buffer is not None and message.buffer.is_meta:
-            message.buffer = torch.empty_like(message.buffer, device=device, requires_grad=False)
-
-
-def _release(messages: Iterable[Any]) -> None:
-    for message in messages:
-        if message.buffer is not None and not message.buffer.is_meta:
-            message.buffer = torch.empty_like(message.buffer, device=_META, requires_grad=False)
+def _set_last_backward(chunk: FSDPModule, *, is_last: bool) -> None:
+    """Keep weights gathered and gradients local until the end of the last backward pass, which reduces them."""
+    chunk.set_is_last_backward(is_last)
+    chunk.set_reshard_after_backward(is_last)
+    chunk.set_requires_gradient_sync(is_last)

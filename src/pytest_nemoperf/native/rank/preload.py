@@ -16,8 +16,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 with suppress(PlanError):
     os.environ.update(fast_path_environment(os.environ))
 
-# torch itself imports these in the first optimizer, mesh and step: more than a second, if each rank has to do it.
-import torch._dynamo
-import torch.utils._device  # noqa: F401 (the import is the point)
+import torch
 
-import pytest_nemoperf.native.rank.entry  # noqa: F401 (as above)
+import pytest_nemoperf.native.rank.entry  # noqa: F401 (the import is the point)
+
+# torch imports the rest in the first compilation, optimizer, mesh and step: more than a second, if each rank has to do
+# it. These calls have it do so here.
+torch.compiler.reset()
+with torch.device("meta"):
+    pass

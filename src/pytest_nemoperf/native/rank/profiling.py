@@ -6,7 +6,7 @@ See https://docs.pytorch.org/docs/stable/profiler.html.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -88,10 +88,12 @@ def _summarize(events: Sequence[FunctionEvent], *, device_type: str) -> RankProf
     """Return the median time and calls of each operator over the steps; events between steps do not count.
 
     An operator's time is that of its own kernels on CUDA (as torch attributes kernels to the events that launched
-    them), otherwise its own CPU time. The rest of a step, in which nothing of the kind ran, has a row of its own.
+    them), otherwise its own CPU time. The rest of a step, in which nothing of the kind ran, has a row of its own, so
+    that the rows of a step are its time; kernels that run beside others, on other streams, count on top.
     """
     steps = [event for event in events if event.name == _STEP_RANGE and _is_on_cpu(event)]
-    by_step = [_summarize_step(step, events=events, device_type=device_type) for step in steps]
+    launchers = _launchers(events)
+    by_step = [_summarize_step(step, events=events, launchers=launchers, device_type=device_type) for step in steps]
     unused = Operator(calls_per_step=0.0, self_sec_per_step=0.0)
     operators = {}
     for name in sorted(set().union(*by_step)):
@@ -101,7 +103,30 @@ def _summarize(events: Sequence[FunctionEvent], *, device_type: str) -> RankProf
     return RankProfile(step_time_sec=rounded(median(map(_usec, steps)) / _USEC_PER_SEC), operators=operators)
 
 
-def _summarize_step(step: FunctionEvent, *, events: Sequence[FunctionEvent], device_type: str) -> dict[str, Operator]:
+def _launchers(events: Sequence[FunctionEvent]) -> dict[int, FunctionEvent]:
+    """Return the events that launched kernels, by correlation id.
+
+    The profiler's remarks on its own overhead on the CPU ("Command Buffer Full", "Activity Buffer Request", "Lazy
+    Function Loading" ...; libkineto/src/cupti_strings.cpp) have the id of the operator inside which they were made, and
+    torch lists that operator's kernels as theirs as well: https://github.com/pytorch/pytorch/pull/193392. The
+    operator is the event that encloses them.
+    """
+    launchers: dict[int, FunctionEvent] = {}
+    for event in events:
+        if _is_on_cpu(event) and event.kernels:
+            known = launchers.setdefault(event.id, event)
+            if _usec(event) > _usec(known):
+                launchers[event.id] = event
+    return launchers
+
+
+def _summarize_step(
+    step: FunctionEvent,
+    *,
+    events: Sequence[FunctionEvent],
+    launchers: Mapping[int, FunctionEvent],
+    device_type: str,
+) -> dict[str, Operator]:
     """Return time and calls of each operator in one step."""
     start, end = _span(step)
     operators = []  # events on the CPU
@@ -122,6 +147,8 @@ def _summarize_step(step: FunctionEvent, *, events: Sequence[FunctionEvent], dev
         working = kernels
         own_usec = _kernels_usec
     for event in operators:
+        if event.kernels and launchers[event.id] is not event:
+            continue  # a remark
         calls[_name(event)] += 1
         usec[_name(event)] += own_usec(event)
     if device_type == "cuda":

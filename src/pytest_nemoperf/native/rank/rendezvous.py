@@ -8,10 +8,10 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]  # documented, not in __all__
+from torch.distributed import HashStore, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]  # documented, not in __all__
 
 from pytest_nemoperf.errors import LaunchError
-from pytest_nemoperf.process.addresses import interfaces_text
+from pytest_nemoperf.process.addresses import INTERFACE_VARIABLES, connection_problem, interfaces_text
 
 _REACHABLE = (
     "MASTER_ADDR must be an address of rank 0's host that every rank reaches, and MASTER_PORT a free port there"
@@ -30,6 +30,8 @@ def open_store(*, rank: int, world_size: int, timeout: timedelta) -> Store:
         LaunchError: If it can't; the text says what was tried.
     """
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if world_size == 1 and connection_problem(address):
+        return HashStore()  # without a network one rank is still complete
     # Under torchrun the agent of the first node keeps the store: https://docs.pytorch.org/docs/stable/elastic/run.html
     is_keeper = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
     try:
@@ -79,12 +81,12 @@ def join_group(
 def _connections_text() -> str:
     """Return the facts that choose the addresses of process groups."""
     chosen = []
-    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+    for name in INTERFACE_VARIABLES:
         chosen.append(f"{name}={os.environ[name]}" if os.environ.get(name) else f"{name} is not set")
     host = socket.gethostname()
     return (
         f"this host is {host}{_resolved(host)}, its interfaces are {interfaces_text()}, and {' and '.join(chosen)}: "
-        "set it to the interface by which the ranks reach each other"
+        "set it to the interface by which the ranks reach each other, or bring one up, as with: ip link set lo up"
     )
 
 

@@ -32,7 +32,7 @@ def launch_parts(cases: Sequence[CaseResult], *, names: Mapping[str, str]) -> It
         if figures:
             lines.append(f"{names[case.verdict.case]}: {', '.join(figures)}")
         reasons |= dict.fromkeys(unknown_figures(runs))
-        is_asked |= any(run.unknown.keys() - {metric.name for metric in ENERGY_METRICS} for run in runs)
+        is_asked |= any(run.unmeasured.keys() - {metric.name for metric in ENERGY_METRICS} for run in runs)
     if lines or is_asked:
         yield section(TITLE)
         yield from map(indented, lines)

@@ -419,10 +419,10 @@ def _dry_run_row(price: Price) -> tuple[str, ...]:
     memory = bytes_text(price.peak_bytes)
     if price.memory_range is not None:
         memory = _range_text(price.memory_range)
-    return fits, memory, flops, _bubble_text(price), _step_time_text(price)
+    return fits, memory, flops, _bubble_text(price), step_time_text(price)
 
 
-def _step_time_text(price: Price) -> str:
+def step_time_text(price: Price) -> str:
     """Return the step time of a baseline or a page, or the marked range of an estimate; a dash without any."""
     expected = price.expected
     if expected is not None:
@@ -434,11 +434,10 @@ def _step_time_text(price: Price) -> str:
 
 
 def _estimate_range_text(estimated: RoughTime) -> str:
-    """Return both ends of an estimate in the unit of the larger one, two digits each: ``0.58 .. 0.76 s``."""
+    """Return both ends of an estimate in the unit of the larger one, two digits each: ``580 .. 760 ms``."""
     size, unit = time_unit(estimated.high_sec)
-    low = format_number(estimated.low_sec / size, digits=2)
-    high = format_number(estimated.high_sec / size, digits=2)
-    return f"{low} .. {high} {unit}"
+    ends = [format_number(float(f"{seconds / size:.2g}")) for seconds in (estimated.low_sec, estimated.high_sec)]
+    return f"{' .. '.join(ends)} {unit}"
 
 
 def _facts_text(facts: Iterator[tuple[str, str]]) -> str:
