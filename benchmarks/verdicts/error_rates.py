@@ -16,6 +16,7 @@ from pathlib import Path
 
 from drift import drift_rows
 from judge_sessions import RECORDED_HEADING, RECORDING, render_sessions
+from kinds import KINDS_HEADING, render_kinds
 from rates import REPORT_SEED, Cell, cells_of, curves_of
 from recorded import load_traces
 from scenarios import SCENARIOS
@@ -32,15 +33,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="error rates of verdict rules over sessions with known truth")
     parser.add_argument("--quick", action="store_true", help=f"{_QUICK_TRIALS} trials; prints, and writes nothing")
     parser.add_argument("--recorded", action="store_true", help="only judge recorded sessions and rounds anew")
+    parser.add_argument("--kinds", action="store_true", help="only judge the kinds of cases anew")
     parser.add_argument("--trials", type=int, default=_TRIALS, help=f"of each scenario (default {_TRIALS})")
     parser.add_argument("--processes", type=int, default=2, help="default 2")
     arguments = parser.parse_args()
     trials = _QUICK_TRIALS if arguments.quick else arguments.trials
     results = _FOLDER / "results.md"
     started = time.monotonic()
-    if arguments.recorded:
-        simulated = results.read_text(encoding="utf-8").partition(f"\n{RECORDED_HEADING}\n")[0]
-        results.write_text("\n".join([simulated, *_recorded(trials=trials)]), encoding="utf-8")
+    if arguments.recorded or arguments.kinds:
+        simulated, heading, recorded = results.read_text(encoding="utf-8").partition(f"\n{RECORDED_HEADING}\n")
+        parts = [simulated, heading.strip() + f"\n{recorded}"]
+        if arguments.recorded:
+            parts = [simulated, *_recorded(trials=trials)]
+        if arguments.kinds:
+            rates = simulated.partition(f"\n{KINDS_HEADING}\n")[0]
+            kinds = render_kinds(trials=trials, seed=REPORT_SEED, processes=arguments.processes)
+            parts[:1] = [rates, kinds]
+        results.write_text("\n".join(parts), encoding="utf-8")
         return
     with ProcessPoolExecutor(arguments.processes) as pool:
         drift = pool.submit(drift_rows, trials=max(trials // 10, 100), seed=REPORT_SEED)
@@ -50,7 +59,8 @@ def main() -> None:
     traces = load_traces()
     settling = settling_rows(traces, runs=max(trials // 4, 100), seed=REPORT_SEED)
     simulated = render_results(cells, curves=curves, drift=rows, traces=traces, settling=settling, trials=trials)
-    text = "\n".join([simulated, *_recorded(trials=trials)])
+    kinds = render_kinds(trials=trials, seed=REPORT_SEED, processes=arguments.processes)
+    text = "\n".join([simulated, kinds, *_recorded(trials=trials)])
     if arguments.quick:
         print(text)
     else:

@@ -218,7 +218,7 @@ def judge_before(sessions: Sequence[RecordedSession], *, loss: float) -> Tally:
     """Return the verdicts of the rule of before: more launches of today, and no rounds."""
     old = load_old_rule()
     assert old is not None
-    rule = old.SequentialRule(noise_pct=find_system(_SYSTEM).run_noise_pct)
+    rule = old.SequentialRule(noise_pct=find_system(_SYSTEM).noise.run_pct)
     tolerance = cost_of_loss(OLD_TOLERANCES_PCT[_SYSTEM], metric=METRIC)
     decisions = []
     for first, second in pairs_of(sessions):

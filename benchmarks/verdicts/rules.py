@@ -50,7 +50,7 @@ class Call(IntEnum):
     IMPROVED = 3
 
 
-_CALLS = {
+CALL_OF = {
     Decision.SAME: Call.PASSED,
     Decision.WORSE: Call.REGRESSED,
     Decision.BETTER: Call.IMPROVED,
@@ -233,7 +233,7 @@ def ours(trials: Trials, question: Question) -> Calls:
     today = costs[:, MAX_BASELINE_RUNS:].tolist()
     for before, now, ratios in zip(baselines, today, trials.rounds.tolist(), strict=True):
         session = run_session(before, sessions=sessions, now=now, rounds=ratios, policy=question.policy)
-        calls.append(_CALLS[session.decision])
+        calls.append(CALL_OF[session.decision])
         launches.append(session.launches)
         rounds.append(session.rounds)
     return Calls(
@@ -288,7 +288,7 @@ def old_session(
         decision = old.decide(before, now[:number], tolerance=tolerance, rule=rule).decision
         if decision is not old.Decision.UNDECIDED:
             break
-    return _CALLS[Decision(decision.value)], number
+    return CALL_OF[Decision(decision.value)], number
 
 
 # Rules of others: one launch each side (the last of the baseline, the first of today) unless said otherwise. Where the

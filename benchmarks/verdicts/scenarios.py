@@ -136,7 +136,7 @@ def _days(rng: np.random.Generator, trials: int, *, noise_pct: float) -> Times:
     return rng.standard_normal((trials, NUM_SESSIONS + 1)) * noise_pct / 100.0
 
 
-def _plain(
+def plain(
     rng: np.random.Generator, trials: int, *, noise: Noise, steps: Steps, correlation: float = 0.0, dof: float = 0.0
 ) -> Trials:
     """Normal launches, sessions and rounds; rounds of Student's t with so many degrees of freedom, if any."""
@@ -165,7 +165,7 @@ def _drifting(rng: np.random.Generator, trials: int, *, noise: Noise, drift_pct:
     return Trials(times=_with_steps(rng, _with_sessions(levels, sessions=days), steps=steps), rounds=rounds)
 
 
-def _stalling(rng: np.random.Generator, trials: int, *, noise: Noise, share: float, steps: Steps) -> Trials:
+def stalling(rng: np.random.Generator, trials: int, *, noise: Noise, share: float, steps: Steps) -> Trials:
     """Some launches, and some sides of rounds, are 10 to 50% slower as a whole."""
     levels = _launches(rng, trials, noise_pct=noise.run_pct)
     levels += (rng.random(levels.shape) < share) * rng.uniform(0.1, 0.5, levels.shape)
@@ -176,11 +176,11 @@ def _stalling(rng: np.random.Generator, trials: int, *, noise: Noise, share: flo
     return Trials(times=_with_steps(rng, levels, steps=steps), rounds=rounds)
 
 
-_CALM_STEPS = Steps(noise_pct=0.1)
-_QUIET_STEPS = Steps(noise_pct=0.5, stall_share=0.01, stall_pct=20.0)
+CALM_STEPS = Steps(noise_pct=0.1)
+QUIET_STEPS = Steps(noise_pct=0.5, stall_share=0.01, stall_pct=20.0)
 _HEAVY_STEPS = Steps(noise_pct=1.0, dof=3.0, stall_share=0.03, stall_pct=50.0)
 _SHARED_STEPS = Steps(noise_pct=5.0, dof=3.0, stall_share=0.05, stall_pct=100.0)
-_STALL_STEPS = Steps(noise_pct=0.5, dof=5.0, stall_share=0.02, stall_pct=500.0)
+STALL_STEPS = Steps(noise_pct=0.5, dof=5.0, stall_share=0.02, stall_pct=500.0)
 
 _QUIET = Noise(run_pct=0.3, session_pct=0.3, round_pct=0.3)
 _OTHER_DAYS = Noise(run_pct=0.5, session_pct=1.0, round_pct=0.5)
@@ -197,49 +197,49 @@ SCENARIOS = (
         title="0.3% between launches, 0.3% between days, 0.3% between rounds",
         system="h100",
         truth=_QUIET,
-        draw=partial(_plain, noise=_QUIET, steps=_QUIET_STEPS),
+        draw=partial(plain, noise=_QUIET, steps=QUIET_STEPS),
     ),
     Scenario(
         name="other days",
         title="0.5% between launches, 1% between days, 0.5% between rounds",
         system="h100",
         truth=_OTHER_DAYS,
-        draw=partial(_plain, noise=_OTHER_DAYS, steps=_QUIET_STEPS),
+        draw=partial(plain, noise=_OTHER_DAYS, steps=QUIET_STEPS),
     ),
     Scenario(
         name="H100",
         title="0.09% between launches, 0.3% between days, 0.1% between rounds",
         system="h100",
         truth=_H100,
-        draw=partial(_plain, noise=_H100, steps=_CALM_STEPS),
+        draw=partial(plain, noise=_H100, steps=CALM_STEPS),
     ),
     Scenario(
         name="cluster",
         title="1.2% between launches, 1% between days, 1.2% between rounds; steps and rounds heavy-tailed",
         system="h100",
         truth=_CLUSTER,
-        draw=partial(_plain, noise=_CLUSTER, steps=_HEAVY_STEPS, dof=4.0),
+        draw=partial(plain, noise=_CLUSTER, steps=_HEAVY_STEPS, dof=4.0),
     ),
     Scenario(
         name="drift",
         title="0.5% between launches and rounds; each session 0.5% slower than the one before",
         system="h100",
         truth=_DRIFT,
-        draw=partial(_drifting, noise=_DRIFT, drift_pct=0.5, steps=_QUIET_STEPS),
+        draw=partial(_drifting, noise=_DRIFT, drift_pct=0.5, steps=QUIET_STEPS),
     ),
     Scenario(
         name="stalls",
         title="0.5% between launches and rounds, 0.3% between days; 2% of steps, launches and sides of rounds stall",
         system="h100",
         truth=_STALLS,
-        draw=partial(_stalling, noise=_STALLS, share=0.02, steps=_STALL_STEPS),
+        draw=partial(stalling, noise=_STALLS, share=0.02, steps=STALL_STEPS),
     ),
     Scenario(
         name="shared CPU",
         title="4.5% between launches, each correlated 0.5 with the one before; 15% between days, 3% between rounds",
         system="cpu",
         truth=_SHARED,
-        draw=partial(_plain, noise=_SHARED, steps=_SHARED_STEPS, correlation=0.5),
+        draw=partial(plain, noise=_SHARED, steps=_SHARED_STEPS, correlation=0.5),
     ),
     Scenario(
         name="two speeds",

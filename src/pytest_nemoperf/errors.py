@@ -77,6 +77,10 @@ class GenerationError(NemoPerfError, RuntimeError):
     """Responses that can't be generated: logits that are not finite, or a sequence that does not fit."""
 
 
+class CheckpointError(NemoPerfError, RuntimeError):
+    """Loaded weights or optimizer states that differ from the saved ones."""
+
+
 class RevisionError(NemoPerfError, RuntimeError):
     """The revision of an A/B comparison can't be found, checked out, set up or kept apart from the working tree."""
 

@@ -43,7 +43,7 @@ def test_two_models_must_fit_the_host() -> None:
     plan = make_plan()
 
     assert why_not(plan, host=2 * host_bytes(plan)) is None
-    assert "GB, this host has room for" in (why_not(plan, host=2 * host_bytes(plan) - 1) or "")
+    assert "GiB, this host has room for" in (why_not(plan, host=2 * host_bytes(plan) - 1) or "")
 
 
 def test_two_ranks_must_fit_a_gpu_with_room_to_spare() -> None:

@@ -13,8 +13,10 @@ import pytest
 from pytest_nemoperf.baselines.baseline import Anchor, Baseline, find_mismatches, from_measurement
 from pytest_nemoperf.baselines.files import baseline_path, find_baseline, read_baseline, write_baseline
 from pytest_nemoperf.errors import BaselineError
+from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.measure.measurement import workload_of
 from pytest_nemoperf.records.profile import Profile
-from tests.builders import MACHINE, make_baseline, make_measurement, make_profile, make_provenance
+from tests.builders import MACHINE, make_baseline, make_measurement, make_plan, make_profile, make_provenance
 
 BASELINE = make_baseline(
     anchor=Anchor(name="r1", runs=make_baseline((1000.0, 1001.0)).runs, provenance=make_provenance())
@@ -220,3 +222,15 @@ def test_only_the_same_machine_and_workload_compare(
     now = {"machine": file.machine, "workload": file.workload, **changes}
 
     assert [mismatch.subject for mismatch in find_mismatches(file, **now)] == subjects
+
+
+def test_a_layout_that_was_stored_before_one_of_its_fields_was_added_is_the_same() -> None:
+    now = workload_of(make_plan())
+    assert now["layout"].pop("shard_optimizer") is False
+    older = make_baseline(workload=now)
+
+    assert find_mismatches(older, machine=MACHINE, workload=workload_of(make_plan())) == []
+    plan = make_plan()
+    sharing = workload_of(replace(plan, layout=Layout(gpus=2, dp_replicate=2, shard_optimizer=True)))
+    texts = [each.text for each in find_mismatches(older, machine=MACHINE, workload=sharing)]
+    assert any("shard_optimizer is True, False in the baseline" in text for text in texts)

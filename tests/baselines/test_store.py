@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_nemoperf.baselines.baseline import find_mismatches
 from pytest_nemoperf.baselines.files import read_baseline, write_baseline
 from pytest_nemoperf.baselines.store import BaselineStore, other_folders
 from pytest_nemoperf.errors import BaselineError
@@ -47,6 +48,62 @@ def test_another_machines_baseline_is_found_where_there_is_nothing_better(store:
 
     assert found.baseline is not None
     assert found.baseline.machine == ELSEWHERE
+
+
+CARD: dict[str, str | int] = {"device": "Test GPU", "memory_gib": 80}
+HOST_OF_8: dict[str, str | int] = {**CARD, "gpus": 8, "topology": "NV18"}
+ONE_GPU = {"seq_len": 64, "layout": {"gpus": 1}}
+TWO_GPUS = {"seq_len": 64, "layout": {"gpus": 2, "dp_shard": 2}}
+
+
+@pytest.mark.parametrize("recorded_on", [CARD, {**CARD, "gpus": 1}, HOST_OF_8], ids=["now", "one of one", "one of 8"])
+def test_a_baseline_of_one_gpu_compares_in_every_host_with_that_card(
+    store: BaselineStore, recorded_on: dict[str, str | int]
+) -> None:
+    write_baseline(store.committed_dir, baseline=make_baseline(machine=recorded_on, workload=ONE_GPU))
+
+    here = replace(store, machine=HOST_OF_8).find("pretrain-test", workload=ONE_GPU)
+    other_card = store.find("pretrain-test", workload=ONE_GPU, machine={**CARD, "device": "Other GPU"})
+
+    assert here.is_comparable
+    assert not other_card.is_comparable
+
+
+@pytest.mark.parametrize(
+    ("recorded_on", "differences"),
+    [
+        pytest.param({**CARD, "topology": "NV18"}, [], id="now"),
+        pytest.param(HOST_OF_8, [], id="with the GPUs of the host"),
+        pytest.param({**CARD, "gpus": 8, "topology": "SYS"}, ["topology is 'NV18', 'SYS'"], id="other links"),
+    ],
+)
+def test_a_baseline_of_two_gpus_compares_where_the_links_are_alike(
+    store: BaselineStore, recorded_on: dict[str, str | int], differences: list[str]
+) -> None:
+    write_baseline(store.committed_dir, baseline=make_baseline(machine=recorded_on, workload=TWO_GPUS))
+
+    here: dict[str, str | int] = {**CARD, "topology": "NV18"}
+    found = store.find("pretrain-test", workload=TWO_GPUS, machine=here)
+
+    assert found.baseline is not None
+    texts = [each.text for each in find_mismatches(found.baseline, machine=here, workload=TWO_GPUS)]
+    assert texts == [f"other machine: {text} in the baseline" for text in differences]
+    assert found.is_comparable == (not differences)
+
+
+def test_what_an_older_version_stored_on_this_gpu_machine_is_still_found(store: BaselineStore) -> None:
+    former = store.local_dir / "714945d4bcae"  # the digest that it gave this machine
+    write_baseline(former, baseline=make_baseline((900.0,), machine=HOST_OF_8, workload=ONE_GPU))
+    here = replace(store, machine=HOST_OF_8)
+
+    found = here.find("pretrain-test", workload=ONE_GPU, machine=CARD)
+    path = here.record_locally(make_baseline((950.0,), machine=CARD, workload=ONE_GPU))
+
+    assert (found.is_local, found.is_comparable) == (True, True)
+    assert found.path.startswith(str(former))
+    assert here.find("pretrain-test", workload=ONE_GPU).path == found.path  # read once a session
+    assert replace(here, _read={}).find("pretrain-test", workload=ONE_GPU, machine=CARD).path == str(path)
+    assert here.num_local() == 1
 
 
 def test_a_link_to_a_baseline_that_is_not_there_is_no_missing_baseline(store: BaselineStore) -> None:

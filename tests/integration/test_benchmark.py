@@ -261,3 +261,55 @@ def test_a_benchmark_fixture_that_a_test_asks_for_by_name_is_judged(project: Pro
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*REGRESSED*bench-test_speed.test_sleep*"])
+
+
+KERNEL = """
+import pathlib, time
+import pytest
+
+@pytest.mark.perf
+@pytest.mark.benchmark(min_rounds=5, max_time=0.2)
+def test_sleep(benchmark):
+    {info}
+    seconds = float(pathlib.Path(__file__).with_name("speed.txt").read_text())
+    benchmark(time.sleep, seconds)
+"""
+INFO = 'benchmark.extra_info.update(kernel="gemm", flops=2e12, dtype="bf16", shape={"m": 8}, mine="as well")'
+
+
+def test_a_stated_kernel_has_rates_and_another_shape_does_not_compare(project: Project) -> None:
+    project.pytester.makepyfile(test_speed=KERNEL.format(info=INFO))
+    project.set_step_time(0.02)
+    project.run("--update-baselines").assert_outcomes(passed=1)
+    (case,) = project.results()["cases"]
+    (run,) = case["measurement"]["runs"]
+    rate = run["metrics"]["call_tflops_per_sec"]
+    assert rate * run["metrics"]["time_per_call_sec"] == pytest.approx(2, rel=1e-4)
+    assert case["measurement"]["workload"]["shape"] == {"m": 8}
+    project.pytester.makepyfile(test_speed=KERNEL.format(info=INFO.replace('"m": 8', '"m": 16')))
+
+    result = project.run()
+
+    assert has_text(result, "other workload: shape: m is 16, 8 in the baseline")
+
+
+def test_a_baseline_from_before_kernels_were_stated_still_compares(project: Project) -> None:
+    project.pytester.makepyfile(test_speed=KERNEL.format(info="pass"))
+    project.set_step_time(0.02)
+    project.run("--update-baselines").assert_outcomes(passed=1)
+    project.pytester.makepyfile(test_speed=KERNEL.format(info=INFO))
+    project.set_step_time(0.1)
+
+    result = project.run()
+
+    result.stdout.fnmatch_lines(["*above the baseline*", "*REGRESSED*bench-test_speed.test_sleep*"])
+
+
+def test_an_impossible_kernel_fails_its_test_in_words(project: Project) -> None:
+    project.pytester.makepyfile(test_speed=KERNEL.format(info='benchmark.extra_info.update(kernel="gemm", flops=-1)'))
+    project.set_step_time(0.001)
+
+    result = project.run()
+
+    result.assert_outcomes(failed=1)
+    assert has_text(result, "extra_info['flops']=-1 must be a number above 0")

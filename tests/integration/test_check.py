@@ -255,7 +255,7 @@ def test_a_case_too_large_for_this_hosts_memory_is_not_launched(project: Project
     result = project.run()
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*2 ranks need about *,* GB, and this host has *; use a smaller model*"])
+    result.stdout.fnmatch_lines(["*2 ranks need about *,* GiB, and this host has *; use a smaller model*"])
 
 
 TWO_MORE = """

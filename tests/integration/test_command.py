@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.integration.conftest import CASE, Project, has_text
@@ -49,6 +51,19 @@ def test_a_case_that_takes_too_long_is_stopped(project: Project) -> None:
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*timed out after 1 s*"])
+
+
+def test_the_time_limit_of_a_stored_case_follows_from_its_step_time(project: Project) -> None:
+    first = project.run("--perf-dry-run")
+    by_flops = json.loads((project.latest / "dry_run.json").read_text())["cases"][0]["price"]["plan"]
+    project.run("--update-baselines")
+    project.run("--perf-dry-run")
+    by_runs = json.loads((project.latest / "dry_run.json").read_text())["cases"][0]["price"]["plan"]
+
+    first.assert_outcomes(skipped=1)
+    assert "derived from FLOPs at a CPU rank's slowest rate" in by_flops["timeout_basis"]
+    assert "8x the stored step time of 0.1 s" in by_runs["timeout_basis"]
+    assert by_runs["timeout_sec"] <= by_flops["timeout_sec"]
 
 
 OUT_OF_MEMORY = (

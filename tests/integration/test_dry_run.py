@@ -78,7 +78,7 @@ def test_the_case_is_priced_and_nothing_is_launched(project: Project) -> None:
             "perf: dry run: cases are priced, nothing is launched",
             "dry run on cpu (CPU): nothing was launched",
             "case *fits * memory *FLOPs *bubble * step",
-            "* [?] * MB *",
+            "* [?] * MiB *",
             "written: .nemoperf/latest/dry_run.json",
         ]
     )

@@ -21,8 +21,8 @@ def test_without_it_the_systems_noise_is_reckoned_with(project: Project) -> None
 
     (speed, *_) = project.case()["verdict"]["comparisons"]
     cpu = find_system("cpu")
-    assert speed["expected_noise_pct"] == cpu.run_noise_pct
-    assert speed["session_noise_pct"] == pytest.approx(cpu.session_noise_pct)
+    assert speed["expected_noise_pct"] == cpu.noise.run_pct
+    assert speed["session_noise_pct"] == pytest.approx(cpu.noise.session_pct)
 
 
 def test_the_noise_of_days_decides_what_a_stored_baseline_can_tell(project: Project) -> None:

@@ -34,6 +34,7 @@ class FakeNvml:
     xids: list[int] = field(default_factory=list)
     processes: dict[int, int | None] = field(default_factory=dict)
     event_sets: int = 0
+    millijoules: dict[int, list[int]] = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(pynvml, name)  # constants and error classes
@@ -97,6 +98,11 @@ class FakeNvml:
 
     def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
         return 650_500
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: int) -> int:
+        self._fail("nvmlDeviceGetTotalEnergyConsumption")
+        values = self.millijoules.get(handle, [0])
+        return values.pop(0) if len(values) > 1 else values[0]
 
     def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: int) -> int:
         self._fail("nvmlDeviceGetCurrentClocksThrottleReasons")

@@ -41,6 +41,7 @@ def test_every_gpu_is_found_and_the_driver_is_left(monkeypatch: pytest.MonkeyPat
         memory_bytes=(80 * GIB,) * 2,
         driver="570.86.15",
         topology="SYS",
+        first_topologies=("SYS",),
         settings={"gpu.max_sm_clock_mhz": "1980", "gpu.max_memory_clock_mhz": "2619", "gpu.power_cap_w": "700"},
     )
     assert fake.num_open == 0
@@ -64,7 +65,43 @@ def test_links_between_the_gpus_are_part_of_the_machine_even_if_some_are_hidden(
     devices = detect_devices()
 
     assert devices.topology == topology
-    assert machine_key(find_system("h100"), devices=devices).get("topology", "") == topology
+    assert machine_key(find_system("h100"), devices=devices, num_gpus=2).get("topology", "") == topology
+
+
+def test_a_case_of_one_gpu_is_of_the_same_machine_in_every_host_with_that_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = []
+    for fake in (FakeNvml(names=[H100_NAME]), FakeNvml(names=[H100_NAME] * 8, num_links=18), FakeNvml()):
+        install(monkeypatch, fake)
+        keys.append(machine_key(find_system("h100"), devices=detect_devices(), num_gpus=1))
+
+    assert keys == [{"device": H100_NAME, "memory_gib": 80}] * 3
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "topology"),
+    [(2, "PIX"), (3, "PXB"), (4, "SYS"), (5, "SYS")],
+    ids=["pair", "three", "all", "two hosts"],
+)
+def test_the_links_among_the_gpus_of_a_case_count_and_not_those_of_the_others(num_gpus: int, topology: str) -> None:
+    devices = Devices(
+        kind="cuda",
+        names=(H100_NAME,) * 4,
+        memory_bytes=(80 * GIB,) * 4,
+        topology="SYS",
+        first_topologies=("PIX", "PXB", "SYS"),
+    )
+
+    key = machine_key(find_system("h100"), devices=devices, num_gpus=num_gpus)
+
+    assert key["topology"] == topology
+    assert ("gpus" in key) == (num_gpus > 4)
+
+
+def test_the_links_among_the_first_gpus_are_asked_of_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeNvml(names=[H100_NAME] * 3, level=pynvml.NVML_TOPOLOGY_SINGLE)
+    install(monkeypatch, fake, visible="1,2")
+
+    assert detect_devices().first_topologies == ("PIX",)
 
 
 @pytest.mark.parametrize("error", [pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded])

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pynvml
 import pytest
@@ -230,3 +232,66 @@ def test_the_real_host_can_be_watched(tmp_path: Path) -> None:
         report = monitor.report(num_finished=8)
 
     assert report.num_samples >= 1
+
+
+@dataclass
+class FakeMeter:
+    """Counter of a device that draws ``power_w`` since the host's start."""
+
+    host: FakeHost
+    source: Literal["nvml", "powercap"] = "powercap"
+    period_sec: float = 1e-3
+    problem: str = ""
+    power_w: float = 200.0
+    uj: float = 0.0
+    last_sec: float = 0.0
+
+    def microjoules(self) -> tuple[int, ...]:
+        self.uj += 1e6 * self.power_w * (self.host.now - self.last_sec)
+        self.last_sec = self.host.now
+        return (round(self.uj),)
+
+    def range_of(self, index: int) -> int | None:
+        assert index == 0
+        return None
+
+
+def test_energy_is_that_of_the_measured_steps() -> None:
+    host = FakeHost()
+    meter = FakeMeter(host)
+    with Monitor(first_step=2, last_step=8, num_gpus=0, host=host, packages=meter, now=lambda: host.now) as monitor:
+        for num_finished in range(9):
+            host.pass_time(0.6)
+            # A warm-up of 50 W, steps of 200 W, and 1 W while nobody looks after the last one.
+            meter.power_w = 50.0 if num_finished < 3 else 200.0
+            if num_finished == 8:
+                meter.power_w = 1.0
+            monitor.poll(num_finished=num_finished)
+        energy = monitor.report(num_finished=8).energy
+
+    assert energy is not None
+    assert energy.joules is not None
+    assert energy.joules / energy.seconds == pytest.approx(200.0)
+    assert energy.seconds == pytest.approx(5 * 0.6)  # between the looks after steps 2 and 7, counted from 1
+
+
+def test_a_run_on_gpus_has_their_energy(watch_gpus: Callable[..., HealthReport]) -> None:
+    values = [1_000 * number for number in range(100)]
+    energy = watch_gpus(FakeNvml(millijoules={0: list(values), 1: list(values)})).energy
+
+    assert energy is not None
+    assert energy.source == "nvml"
+    assert energy.joules == 2 * 5.0  # a joule each from look to look, on two GPUs
+
+
+def test_steps_that_are_told_too_late_have_no_energy() -> None:
+    host = FakeHost()
+    meter = FakeMeter(host)
+    with Monitor(first_step=2, last_step=8, num_gpus=0, host=host, packages=meter, now=lambda: host.now) as monitor:
+        host.pass_time(5.0)
+        monitor.poll(num_finished=8)
+        energy = monitor.report(num_finished=8).energy
+
+    assert energy is not None
+    assert energy.joules is None
+    assert "readings within the measured steps span 0 s" in energy.problem

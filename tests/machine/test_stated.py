@@ -20,8 +20,8 @@ REPORTED_GIB = {
 """Memory as drivers report it."""
 
 
-def key_of(system: str, *texts: str) -> dict[str, str | int]:
-    return stated_key(find_system(system), texts=texts, option="--machine")
+def key_of(system: str, *texts: str, num_gpus: int = 8) -> dict[str, str | int]:
+    return stated_key(find_system(system), num_gpus=num_gpus, texts=texts, option="--machine")
 
 
 @pytest.mark.parametrize("name", ["h100", "h200", "b200", "gb200", "a100"])
@@ -32,13 +32,15 @@ def test_a_stated_gpu_machine_has_the_key_that_such_a_machine_reports(name: str)
     memory_bytes = round(REPORTED_GIB[device] * GIB)
     devices = Devices(kind="cuda", names=(device,) * num_gpus, memory_bytes=(memory_bytes,) * num_gpus, topology="NV18")
 
-    stated = key_of(name, "topology=NV18")
+    for size in (1, 2, num_gpus, 2 * num_gpus):
+        stated = key_of(name, "topology=NV18", num_gpus=size)
 
-    assert stated == machine_key(system, devices=devices)
+        assert stated == machine_key(system, devices=devices, num_gpus=size)
 
 
 def test_links_between_gpus_are_left_out_unless_they_are_stated() -> None:
-    assert key_of("h100") == {"device": "NVIDIA H100 80GB HBM3", "memory_gib": 80, "gpus": 8}
+    assert key_of("h100") == {"device": "NVIDIA H100 80GB HBM3", "memory_gib": 80}
+    assert key_of("h100", num_gpus=16) == {"device": "NVIDIA H100 80GB HBM3", "memory_gib": 80, "gpus": 8}
 
 
 def test_what_is_stated_wins_over_the_catalog() -> None:

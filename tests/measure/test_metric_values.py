@@ -9,9 +9,9 @@ import pytest
 from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
 from pytest_nemoperf.measure import metric_values
 from pytest_nemoperf.measure.expected_records import expected_of
-from pytest_nemoperf.measure.metric_values import MeasuredSteps, call_values, step_values
+from pytest_nemoperf.measure.metric_values import MeasuredSteps, TimedCalls, call_values, step_values
 from pytest_nemoperf.recipes.recipe import Plan
-from pytest_nemoperf.records.metrics import METRICS, TRAINING_MFU_PCT
+from pytest_nemoperf.records.metrics import BESIDE_STEPS, METRICS, TRAINING_MFU_PCT
 from tests.builders import make_plan, make_records, make_rl, make_rl_plan, make_rl_records, measure_records
 
 APART = {"cpu": Layout(gpus=2, dp_shard=2, generation=GenerationLayout(gpus=4, tp=2, is_colocated=False))}
@@ -33,6 +33,7 @@ def test_each_known_metric_is_computed_in_one_table() -> None:
         *metric_values._OF_RL_STEP,
         *metric_values._OF_ROLLOUT,
         *metric_values._OF_CALLS,
+        *BESIDE_STEPS,  # in launch_values
         TRAINING_MFU_PCT,  # from the speed of training, the median over the steps
     ]
 
@@ -60,7 +61,19 @@ def test_a_metric_without_its_input_is_left_out(plan: Plan) -> None:
 
 
 def test_the_time_of_a_call_is_a_median() -> None:
-    assert call_values([0.3, 0.1, 0.2]) == {"time_per_call_sec": 0.2}
+    assert call_values(TimedCalls(times=[0.3, 0.1, 0.2])) == {"time_per_call_sec": 0.2}
+
+
+def test_calls_have_the_rates_of_the_work_that_they_are_named_by() -> None:
+    calls = TimedCalls(times=[0.3, 0.1, 0.2], flops=4e12, num_bytes=2**31, message_bytes=2**30, bus_factor=1.5)
+
+    assert call_values(calls) == {
+        "time_per_call_sec": 0.2,
+        "call_tflops_per_sec": 20.0,
+        "call_gib_per_sec": 10.0,
+        "algorithm_gib_per_sec": 5.0,
+        "bus_gib_per_sec": 7.5,
+    }
 
 
 def test_tflops_are_flops_per_token_times_tokens_rate(plan: Plan) -> None:

@@ -155,6 +155,13 @@ def test_flops_of_a_value_model_or_of_free_lengths_are_taken_from_the_records(rl
     assert run.runs[0].metrics["training_tflops_per_sec_per_gpu"] == pytest.approx(5e-4 / (0.02 * 2), rel=1e-5)
 
 
+@pytest.mark.parametrize(("error", "num_problems"), [(1.09, 0), (1.11, 1)])
+def test_generation_in_eight_bits_may_give_probabilities_further_off(error: float, num_problems: int) -> None:
+    plan = make_rl_plan(rl=make_rl(generator="vllm", generation_precision="fp8"))
+
+    assert len(_problems(plan, rollout={"token_mult_prob_error": error})) == num_problems
+
+
 def test_older_weights_may_give_other_probabilities() -> None:
     plan = make_rl_plan(rl=make_rl(max_staleness=1), layouts=APART)
 

@@ -98,8 +98,8 @@ def test_people_see_what_copies_cost() -> None:
 
     assert price.traffic == axis_traffic(plan, stages=[0])
     assert "tp=4 is more than num_kv_heads=2: each key-value head is on 2 ranks;" in text
-    assert "the copies are 16.4 kB of weights, 16.4 kB of gradients, 32.8 kB of optimizer" in text
-    assert "send 32.8 kB a step over tp to sum their gradients" in text
+    assert "the copies are 16 KiB of weights, 16 KiB of gradients, 32 KiB of optimizer" in text
+    assert "send 32 KiB a step over tp to sum their gradients" in text
 
 
 def test_people_see_nothing_of_copies_where_there_are_none() -> None:

@@ -66,7 +66,7 @@ def test_a_range_that_is_counted_from_below_is_not_said_to_fit() -> None:
     text = render_price(below, system_title="DGX-GB300")
 
     assert (below.is_fitting, counted.is_fitting) == (None, True)
-    assert "without what is not counted, all of it fits into the 1 TB of one GPU" in text
+    assert "but for what is not counted, all of it fits into the 931 GiB (1000 GB) of one GPU" in text
 
 
 def test_a_dry_run_tells_once_what_is_not_counted() -> None:
@@ -82,6 +82,6 @@ def test_what_is_not_counted_is_told_below_the_memory() -> None:
     text = render_price(price_of(Layout(gpus=128, ep=64, dp_shard=128)), system_title="DGX-GB300")
 
     assert "of one GPU (" in text
-    assert "at least; what is not counted:\n  activations of compressed attention and hyper-connections" in text
+    assert "at least; not counted:\n  activations of compressed attention and hyper-connections" in text
     assert "what their kernels keep" in " ".join(text.split())
     assert max(map(len, text.splitlines()[1:])) <= 80

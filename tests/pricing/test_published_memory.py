@@ -19,7 +19,7 @@ from pytest_nemoperf.recipes.recipe import Plan, Recompute
 from pytest_nemoperf.recipes.systems import find_system
 from tests.flops.test_published_layouts import ROWS, plan_of
 
-MEMORY_GB: Final = find_system("h100").memory_gb or 0.0
+MEMORY_GIB: Final = (find_system("h100").memory_gb or 0.0) * 1e9 / 2**30
 # Rows under the pages' headings of pre-training, the first of each model, degrees, batch, length and FSDP.
 LAYOUTS: Final = (
     *("pt0019", "pt0023", "pt0027", "pt0130", "pt0160", "pt0231", "pt0233", "pt0234", "pt0246", "pt0260", "pt0281"),
@@ -28,14 +28,14 @@ LAYOUTS: Final = (
     *("pt0648", "pt0652", "pt1182"),
 )
 TOO_LARGE: Final = {
-    "pt0571": 86,  # DeepSeek-V3, pp=4 on 1024: weights of a stage stay gathered, and their gradients whole
-    "pt0572": 125,  # the same on 256
-    "pt0589": 97,  # Nemotron 3 Nano, ep=8 on 8: states on 8 ranks only, four sequences at once
-    "pt0599": 135,  # Nemotron 3 Ultra, 550B, pp=1: two sequences at once
-    "pt0619": 87,  # GPT3-20B, tp=2: 61 GB of whole weights and gradients, 20 GB of 8-bit copies
-    "pt0628": 82,  # Nemotron-340B on 128: 12 GB of 8-bit copies
+    "pt0571": 80,  # DeepSeek-V3, pp=4 on 1024: weights of a stage stay gathered, and their gradients whole
+    "pt0572": 117,  # the same on 256
+    "pt0589": 90,  # Nemotron 3 Nano, ep=8 on 8: states on 8 ranks only, four sequences at once
+    "pt0599": 125,  # Nemotron 3 Ultra, 550B, pp=1: two sequences at once
+    "pt0619": 81,  # GPT3-20B, tp=2: 57 GiB of whole weights and gradients, 19 GiB of 8-bit copies
+    "pt0628": 77,  # Nemotron-340B on 128: 10 GiB of 8-bit copies
 }
-"""GB that the others need under Megatron-Core's rules with full recomputation."""
+"""GiB that the others need under Megatron-Core's rules with full recomputation."""
 
 
 @cache
@@ -52,7 +52,7 @@ def with_copies(plan: Plan, *, is_optimizer_shared: bool) -> Plan:
 
 
 @cache
-def needed_gb(name: str, *, kind: str) -> tuple[float, ...]:
+def needed_gib(name: str, *, kind: str) -> tuple[float, ...]:
     """Return the memory of a row's fullest rank under each recomputation; FSDP where kind and page have it."""
     row = published()[name]
     plan = plan_of(row)
@@ -67,7 +67,7 @@ def needed_gb(name: str, *, kind: str) -> tuple[float, ...]:
     for recompute in Recompute:
         changed = replace(plan, recompute=recompute)
         stages = [stage_memory(changed, pp_rank=rank, rules=rules) for rank in range(plan.layout.pp)]
-        needed.append(max(stage.peak for stage in stages) / 1e9)
+        needed.append(max(stage.peak for stage in stages) / 2**30)
     return tuple(needed)
 
 
@@ -83,8 +83,8 @@ def needed_gb(name: str, *, kind: str) -> tuple[float, ...]:
 def test_so_many_published_layouts_of_h100_fit_into_its_memory(kind: str, counts: tuple[int, ...]) -> None:
     counted = [0, 0, 0]
     for name in LAYOUTS:
-        for index, needed in enumerate(needed_gb(name, kind=kind)):
-            counted[index] += needed <= MEMORY_GB
+        for index, needed in enumerate(needed_gib(name, kind=kind)):
+            counted[index] += needed <= MEMORY_GIB
 
     assert len(published()) == len(LAYOUTS) == 36
     assert tuple(counted) == counts
@@ -113,8 +113,8 @@ def test_none_of_them_is_priced_as_one_that_does_not_fit() -> None:
 def test_the_others_are_named_with_what_they_need() -> None:
     needed = {}
     for name in LAYOUTS:
-        *_, full = needed_gb(name, kind="megatron, shared states")
-        if full > MEMORY_GB:
+        *_, full = needed_gib(name, kind="megatron, shared states")
+        if full > MEMORY_GIB:
             needed[name] = round(full)
 
     assert needed == TOO_LARGE

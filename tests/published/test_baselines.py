@@ -360,12 +360,13 @@ def test_other_generation_is_another_workload(publish: Publish, changes: dict[st
 
 def test_rows_of_nemo_rl_match_by_backend_and_by_the_precision_of_generation(publish: Publish) -> None:
     publish(make_rl_row(precision="FP8"))
-    fp8 = {"policy.generation.vllm_cfg.precision": "fp8"}
-    plan = replace(make_rl_plan(), framework="nemo_rl", framework_options=fp8)
+    bf16 = replace(make_rl_plan(), framework="nemo_rl")
+    assert bf16.rl is not None
+    plan = replace(bf16, rl=replace(bf16.rl, generation_precision="fp8"))
 
     assert matching(plan) == ["pt1"]
-    assert why_unpublished(replace(plan, framework_options={})).endswith("generation's precision is fp8, not bf16")
-    assert why_unpublished(replace(plan, framework_options={**fp8, "backend": "dtensor"})).endswith(
+    assert why_unpublished(bf16).endswith("generation's precision is fp8, not bf16")
+    assert why_unpublished(replace(plan, framework_options={"backend": "dtensor"})).endswith(
         "the training backend is megatron, not dtensor"
     )
 

@@ -205,8 +205,10 @@ def test_one_step_off_half_of_the_gpus_generate() -> None:
 
 
 def test_generation_has_the_printed_precision() -> None:
-    assert "policy.generation.vllm_cfg.precision" not in made("rl001").framework_options
-    assert made("rl046").framework_options["policy.generation.vllm_cfg.precision"] == "fp8"
+    for row, precision in (("rl001", "bf16"), ("rl046", "fp8")):
+        rl = made(row).rl
+        assert rl is not None
+        assert rl.generation_precision == precision
 
 
 def test_generation_in_a_precision_that_vllm_lacks_has_no_recipe() -> None:

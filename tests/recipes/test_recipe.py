@@ -176,6 +176,12 @@ def test_a_recipe_may_name_its_model_otherwise(model: str | ModelConfig) -> None
         ),
         pytest.param({"notes": "a draft"}, r"notes='a draft' must be a list of texts; write e\.g\.", id="one note"),
         pytest.param({"notes": [1]}, r"notes\[0\]=1 must be a text", id="a number as a note"),
+        pytest.param(
+            {"extra_metrics": ("checkpoint_sec",)}, r"'checkpoint_sec' is no metric .* did you mean", id="extra metric"
+        ),
+        pytest.param({"extra_metrics": ("step_time_sec",)}, r"'step_time_sec' is no metric that is", id="usual metric"),
+        pytest.param({"extra_metrics": ("compile_time_sec",) * 2}, r"names a metric twice", id="extra metric twice"),
+        pytest.param({"extra_metrics": "compile_time_sec"}, r"must be a list of texts", id="text as extra metrics"),
         pytest.param({"env": {"RANK": "0"}}, r"env: RANK='0' clashes with the launcher, which sets RANK", id="rank"),
         pytest.param(
             {"framework": "command", "command": ("x",), "is_command_per_rank": True, "env": {"MASTER_PORT": "1"}},

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf.errors import PlanError
+from pytest_nemoperf.errors import PlanError, RecipeError
 from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
 from pytest_nemoperf.recipes.algorithms import ALGORITHMS
 from tests.builders import make_plan, make_rl, make_rl_plan
@@ -122,6 +122,12 @@ def test_a_plan_of_reinforcement_learning_spells_out_who_generates() -> None:
             id="models of vllm",
         ),
         pytest.param(
+            {"generation_precision": "fp8"},
+            {},
+            r"generation_precision='fp8' with generator='native', whose matrix products are fp32 or bf16",
+            id="precision of generation",
+        ),
+        pytest.param(
             {},
             {"model": MODEL, "layouts": _generating(gpus=3, tp=3)},
             r"generation tp=3 does not divide num_heads=8 \(8/3 = 2\.66667\)",
@@ -159,6 +165,30 @@ def test_a_plan_of_reinforcement_learning_spells_out_who_generates() -> None:
 def test_a_broken_rule_shows_the_arithmetic(rl: dict[str, Any], recipe: dict[str, Any], message: str) -> None:
     with pytest.raises(PlanError, match=message):
         make_rl_plan(rl=make_rl(**rl), **recipe)
+
+
+def test_generation_in_the_precision_of_training_is_one_workload_said_either_way() -> None:
+    said = make_rl_plan(rl=make_rl(generation_precision="fp32"))
+
+    assert said == make_rl_plan()
+    assert said.generation_precision == "fp32"
+
+
+def test_generation_in_another_precision_is_part_of_the_case_id() -> None:
+    plan = make_rl_plan(rl=make_rl(generation_precision="bf16"))
+
+    assert plan.case == f"{make_rl_plan().case}-genbf16"
+    assert plan.generation_precision == "bf16"
+
+
+def test_a_variant_may_not_resemble_a_precision_of_generation() -> None:
+    with pytest.raises(PlanError, match="begins with 'genfp8', which in a case id means a setting"):
+        make_rl_plan(variant="genfp8")
+
+
+def test_an_unknown_precision_of_generation_is_refused() -> None:
+    with pytest.raises(RecipeError, match="unknown generation_precision 'fp16'"):
+        make_rl(generation_precision="fp16")
 
 
 def test_a_generation_layout_needs_reinforcement_learning() -> None:

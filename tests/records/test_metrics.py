@@ -43,7 +43,7 @@ def test_a_value_on_the_worse_side_is_never_an_improvement(name: str, now: float
 
 
 def test_units_are_the_suffix_of_the_name() -> None:
-    suffixes = ("_per_gpu", "_sec", "_gib", "_pct", "_len", "_steps", "_per_step")
+    suffixes = ("_per_gpu", "_sec", "_gib", "_pct", "_len", "_steps", "_per_step", "_per_token", "_per_joule")
 
     assert all(name.endswith(suffixes) for name, metric in METRICS.items() if metric.unit)
     assert not any(name.endswith(suffixes) for name, metric in METRICS.items() if not metric.unit)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,9 @@ from pytest_nemoperf.launchers.protocol import LaunchResult, LaunchStatus, RankE
 from pytest_nemoperf.machine.monitor import Monitor
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.health import GpuHealth, HealthReport
+from pytest_nemoperf.records.launch_times import StartTimes
 from pytest_nemoperf.records.step import Progress, RankError, RunOutput, RunResult, error_file
+from pytest_nemoperf.runs import clock
 from pytest_nemoperf.runs.execute import run_once
 from tests.builders import make_plan, make_records
 from tests.logs.log_texts import BY_HAND, by_hand
@@ -246,7 +248,8 @@ def test_a_time_out_names_the_finished_steps_and_the_option_to_raise(
 ) -> None:
     launcher = ScriptedLauncher(status=LaunchStatus.TIMED_OUT, polls=polls)
 
-    with pytest.raises(LaunchError, match=f"timed out after 60 s; {finished}; .*--perf-timeout") as caught:
+    said = rf"timed out after 60 s \(timeout_sec of the recipe\); {finished}; .*--perf-timeout"
+    with pytest.raises(LaunchError, match=said) as caught:
         run(PLAN, launcher=launcher, run_dir=tmp_path)
 
     assert f"{tmp_path}/logs/rank0.log" in str(caught.value)
@@ -323,3 +326,85 @@ def test_a_full_disk_after_a_launch_is_told_with_a_remedy(tmp_path: Path) -> Non
 
     with pytest.raises(LaunchError, match=r"could not be run: .*: No space left on device; free space on that disk"):
         run(PLAN, launcher=ScriptedLauncher(polls=[complete]), run_dir=tmp_path)
+
+
+def noted_line(step: int, *, ended_sec: float | None) -> str:
+    return to_json_line(Progress(step=step, step_time_sec=0.5, ended_sec=ended_sec))
+
+
+STARTED = replace(PLAN, extra_metrics=("time_to_first_step_sec",))
+
+
+def test_the_time_to_the_first_step_is_that_which_a_rank_has_noted(tmp_path: Path) -> None:
+    noted: list[float] = []
+
+    def first_step(run_dir: Path) -> None:
+        noted.append(clock.now())
+        append("progress.jsonl", noted_line(0, ended_sec=noted[0]))(run_dir)
+        clock.wait(0.05)
+
+    launcher = ScriptedLauncher(polls=[first_step, append("progress.jsonl", noted_line(1, ended_sec=None)), complete])
+    before = clock.now()
+
+    start = run(STARTED, launcher=launcher, run_dir=tmp_path / "run").start
+
+    assert start is not None
+    assert start.first_step_sec is not None
+    assert not start.is_seen_by_log
+    assert 0 <= start.first_step_sec <= noted[0] - before
+
+
+def test_a_first_step_without_a_time_ended_when_it_was_seen(tmp_path: Path) -> None:
+    launcher = ScriptedLauncher(polls=[append("progress.jsonl", step_line(0)), complete, lambda _: None])
+
+    start = run(STARTED, launcher=launcher, run_dir=tmp_path / "run").start
+
+    assert start is not None
+    assert start.first_step_sec is not None
+    assert start.is_seen_by_log
+
+
+def test_a_time_of_another_hosts_clock_is_not_taken(tmp_path: Path) -> None:
+    launcher = ScriptedLauncher(
+        polls=[append("progress.jsonl", noted_line(0, ended_sec=clock.now() + 1e6)), complete, lambda _: None]
+    )
+
+    start = run(STARTED, launcher=launcher, run_dir=tmp_path / "run").start
+
+    assert start is not None
+    assert start.is_seen_by_log
+
+
+def test_steps_that_are_told_at_the_end_alone_tell_no_start(tmp_path: Path) -> None:
+    def all_at_once(run_dir: Path) -> None:
+        append("progress.jsonl", step_line(0))(run_dir)
+        complete(run_dir)
+
+    assert run(STARTED, launcher=ScriptedLauncher(polls=[all_at_once]), run_dir=tmp_path / "run").start == StartTimes()
+
+
+def test_no_start_is_noted_unless_it_is_asked_for(tmp_path: Path) -> None:
+    launcher = ScriptedLauncher(polls=[append("progress.jsonl", step_line(0)), complete, lambda _: None])
+
+    assert run(PLAN, launcher=launcher, run_dir=tmp_path / "run").start is None
+    assert not (tmp_path / "run/start.json").exists()
+
+
+def test_a_failed_launch_leaves_no_checkpoint(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    plan = replace(PLAN, extra_metrics=("checkpoint_save_sec",), checkpoint_dir=str(disk))
+
+    def save(run_dir: Path) -> None:
+        own = from_json(Plan, (run_dir / "plan.json").read_text(), subject="plan").checkpoint_dir
+        (Path(own) / "torn.distcp").touch()
+
+    with pytest.raises(LaunchError):
+        run(plan, launcher=failing(polls=[save, leave_error(0)]), run_dir=tmp_path / "run")
+
+    assert not list(disk.iterdir())
+
+
+def test_ranks_that_time_their_start_are_not_forked_from_a_warm_server(tmp_path: Path) -> None:
+    assert TorchFramework().command(PLAN, run_dir=tmp_path).entrypoint
+    assert TorchFramework().command(STARTED, run_dir=tmp_path).entrypoint is None

@@ -236,3 +236,15 @@ def test_without_rounds_that_decide_the_stored_runs_must_tell(changes: dict[str,
     verdict = verdict_of(compared(-8.0, kind=NOTHING_PROVEN))
 
     assert is_left_to_stored_evidence(verdict, outcome=outcome_of(0.0, kind=VerdictKind.PASSED, **changes)) is is_left
+
+
+def test_what_rounds_never_measure_is_left_to_the_stored_evidence() -> None:
+    save = compared(40.0, kind=VerdictKind.REGRESSED, metric="checkpoint_save_sec", baseline=10.0, now=14.0)
+    stored = verdict_of(compared(-8.1, kind=VerdictKind.REGRESSED), save)
+
+    verdict = confirmed(stored, outcome=outcome_of(-0.3, kind=VerdictKind.PASSED))
+
+    kinds = {each.metric: each.kind for each in verdict.comparisons}
+    assert kinds["tokens_per_sec_per_gpu"] is VerdictKind.PASSED
+    assert kinds["checkpoint_save_sec"] is VerdictKind.REGRESSED
+    assert verdict.kind is VerdictKind.REGRESSED

@@ -11,6 +11,7 @@ from pytest_nemoperf.baselines.baseline import Anchor, Baseline
 from pytest_nemoperf.measure.measurement import Measurement
 from pytest_nemoperf.verdict.comparison import VerdictKind
 from pytest_nemoperf.verdict.judge import Verdict, judge
+from pytest_nemoperf.verdict.policy import VerdictPolicy
 from tests.builders import MACHINE, make_baseline, make_measurement, make_policy, make_provenance, make_run, make_runs
 
 POLICY = make_policy()
@@ -420,3 +421,57 @@ def test_a_metric_that_the_runs_lack_and_the_baseline_has_is_named() -> None:
 
     assert verdict.kind is VerdictKind.PASSED
     assert verdict.reasons == ("peak memory is not judged: the baseline has it, this session lacks it",)
+
+
+def launched(*seconds: float, noise_pct: float | None = None, unknown: dict[str, str] | None = None) -> Measurement:
+    """Return a measurement of launches that took so long to their first step, as many joules a token."""
+    runs = []
+    for value in seconds:
+        run = make_run()
+        values = {**run.metrics, "time_to_first_step_sec": value, "joules_per_token": value}
+        runs.append(replace(run, metrics=values, energy_noise_pct=noise_pct))
+    if unknown is not None:
+        runs = [replace(make_run(), unknown=unknown)]
+    return make_measurement(runs=tuple(runs))
+
+
+def naming(*names: str, tolerance_pct: float = 5.0) -> VerdictPolicy:
+    return replace(POLICY, tolerances={**POLICY.tolerances, **dict.fromkeys(names, tolerance_pct)})
+
+
+@pytest.mark.parametrize("name", ["time_to_first_step_sec", "joules_per_token"])
+def test_a_metric_of_a_launch_is_judged_where_a_tolerance_names_it(name: str) -> None:
+    before = launched(10.0, 10.0, 10.0)
+    baseline = make_baseline(runs=before.runs)
+    after = launched(13.0, 13.0, 13.0)
+
+    assert judged(after, baseline=baseline).kind is VerdictKind.PASSED
+    verdict = judged(after, baseline=baseline, policy=naming(name))
+    assert verdict.kind is VerdictKind.REGRESSED
+    assert "30.0% above the baseline" in verdict.reasons[0]
+
+
+def test_a_metric_that_the_baseline_lacks_fails_nothing_and_says_so() -> None:
+    verdict = judged(launched(13.0), policy=naming("time_to_first_step_sec"))
+
+    assert verdict.kind is VerdictKind.PASSED
+    assert verdict.reasons == ("time to first step 13 s: no baseline for it; --update-baselines stores one",)
+
+
+def test_a_judged_metric_that_is_not_known_has_its_reason_beside_the_verdict() -> None:
+    measurement = launched(unknown={"joules_per_token": "no permission", "time_to_first_step_sec": "not seen"})
+
+    verdict = judged(measurement, policy=naming("joules_per_token"))
+
+    assert verdict.kind is VerdictKind.PASSED
+    assert verdict.reasons == ("energy is not judged: no permission",)
+
+
+def test_energy_of_old_readings_scatters_more_and_condemns_less() -> None:
+    baseline = make_baseline(runs=launched(10.0, 10.0, 10.0, noise_pct=4.0).runs)
+    policy = naming("joules_per_token", "time_to_first_step_sec")
+    verdict = judged(launched(10.8, 10.8, 10.8, noise_pct=4.0), baseline=baseline, policy=policy)
+
+    kinds = {each.metric: each.kind for each in verdict.comparisons}
+    assert kinds["time_to_first_step_sec"] is VerdictKind.REGRESSED
+    assert kinds["joules_per_token"] is not VerdictKind.REGRESSED

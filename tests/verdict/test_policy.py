@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.recipes.case_kind import CaseKind
 from pytest_nemoperf.recipes.systems import find_system, system_catalog
 from pytest_nemoperf.records.metrics import JUDGED, PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU, Judged
+from pytest_nemoperf.verdict.defaults import CONFIRMING_ROUNDS
 from pytest_nemoperf.verdict.policy import (
     check_one_of_each,
     default_tolerances,
@@ -18,6 +20,8 @@ from pytest_nemoperf.verdict.policy import (
     with_layer,
     with_noise,
 )
+from pytest_nemoperf.verdict.resolution import limits_of
+from pytest_nemoperf.verdict.sequential import loss_of_cost
 from tests.builders import make_policy, make_run
 
 NAMES = [metric.name for metric in JUDGED if metric.judged is Judged.BY_DEFAULT]
@@ -38,8 +42,43 @@ def test_a_systems_policy_holds_its_noise() -> None:
 
     policy = system_policy(cpu)
 
-    assert (policy.run_noise_pct, policy.memory_noise_pct) == (cpu.run_noise_pct, cpu.memory_noise_pct)
-    assert (policy.session_noise_pct, policy.round_noise_pct) == (cpu.session_noise_pct, cpu.round_noise_pct)
+    assert (policy.run_noise_pct, policy.memory_noise_pct) == (cpu.noise.run_pct, cpu.noise.memory_pct)
+    assert (policy.session_noise_pct, policy.round_noise_pct) == (cpu.noise.session_pct, cpu.noise.round_pct)
+    assert system_policy(cpu, kind=CaseKind.ONE_GPU) == policy
+
+
+@pytest.mark.parametrize("name", ["h100", "h200", "b200", "b300", "gb200", "gb300", "a100"])
+def test_one_gpu_is_expected_to_scatter_less_than_several_and_calls_more(name: str) -> None:
+    system = find_system(name)
+
+    one = system_policy(system, kind=CaseKind.ONE_GPU)
+    several = system_policy(system, kind=CaseKind.SEVERAL_GPUS)
+    calls = system_policy(system, kind=CaseKind.CALLS)
+
+    assert several == system_policy(system) == system_policy(system, kind=CaseKind.RL)
+    for noise in ("run_noise_pct", "session_noise_pct", "round_noise_pct"):
+        assert getattr(one, noise) < getattr(several, noise) < getattr(calls, noise)
+    assert one.memory_noise_pct == several.memory_noise_pct
+
+
+@pytest.mark.parametrize(
+    ("finds", "allowed", "found"),
+    [
+        pytest.param({}, (3.0, 3.0), (3.0, 4.5), id="by-default"),
+        pytest.param({SPEED: 2.0}, (0.5, 1.5), (2.0, 2.0), id="2%"),
+    ],
+)
+def test_a_case_of_one_gpu_holds_its_tolerance_and_finds_two_percent_if_asked(
+    finds: dict[str, float], allowed: tuple[float, float], found: tuple[float, float]
+) -> None:
+    policy = system_policy(find_system("h100"), kind=CaseKind.ONE_GPU)
+    policy = replace(policy, finds=finds, confirming_rounds=CONFIRMING_ROUNDS)
+
+    limits = limits_of((make_run(),) * 3, metric=TOKENS_PER_SEC_PER_GPU, policy=policy)
+
+    assert limits is not None
+    for cost, (low, high) in ((limits.allowed, allowed), (limits.found, found)):
+        assert low - 1e-6 <= loss_of_cost(cost, metric=TOKENS_PER_SEC_PER_GPU) <= high + 1e-6
 
 
 @pytest.mark.parametrize(

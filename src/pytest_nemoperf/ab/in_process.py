@@ -18,6 +18,7 @@ from pytest_nemoperf.ab.series import affordable_rounds, order_of_sides
 from pytest_nemoperf.ab.source_trees import ABTrees
 from pytest_nemoperf.ab.worktree import ABSide
 from pytest_nemoperf.errors import RevisionError
+from pytest_nemoperf.measure.kernel import comparable_workload
 from pytest_nemoperf.measure.measurement import Measurement
 
 WHY_LAUNCHES: Final = "it is measured inside the test process, so whole pytest processes alternate"
@@ -205,9 +206,11 @@ def _check_workloads(old: Measurement, new: Measurement, *, label: str) -> None:
     Raises:
         RevisionError: If a key of their workloads differs.
     """
-    for key in sorted({*old.workload, *new.workload}):
-        before: Any = old.workload.get(key)
-        after: Any = new.workload.get(key)
+    now = comparable_workload(new.workload, then=old.workload)
+    then = comparable_workload(old.workload, then=new.workload)
+    for key in sorted({*then, *now}):
+        before: Any = then.get(key)
+        after: Any = now.get(key)
         if before != after:
             raise RevisionError(
                 f"{new.case} does other work in {label}, so their speeds don't compare: {key} is {before!r} there and "

@@ -12,7 +12,7 @@ from pytest_nemoperf.recipes.rules import NATIVE
 
 DEFAULT_BLOCK_STEPS: Final = 3
 """Steps of a block: the first starts with caches full of the other side's data, the other two do not."""
-_BYTES_PER_GB = 1e9
+_BYTES_PER_GIB = 2**30
 _USABLE_GPU_SHARE = 0.9  # the rest: two CUDA contexts, and memory that allocators reserve and don't use
 
 
@@ -44,8 +44,8 @@ def unsuited_to_turns(plan: Plan, *, host_memory_bytes: int, gpu_memory_bytes: i
     if needed <= usable:
         return None
     return (
-        f"two models need about {needed / _BYTES_PER_GB:,.1f} GB, "
-        f"{device} has room for {usable / _BYTES_PER_GB:,.1f} GB"
+        f"two models need about {needed / _BYTES_PER_GIB:,.1f} GiB, "
+        f"{device} has room for {usable / _BYTES_PER_GIB:,.1f} GiB"
     )
 
 

@@ -49,7 +49,7 @@ class ABRounds:
     def __init__(
         self, plan: Plan, *, seed: int, why_launches: str | None, block_steps: int = DEFAULT_BLOCK_STEPS
     ) -> None:
-        self._plan = plan
+        self._plan = replace(plan, extra_metrics=(), checkpoint_dir="")  # rounds compare steps
         self._seed = seed
         self.block_steps = block_steps
         self._order = order_of_sides(seed)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from pytest_nemoperf.baselines.far_off import far_off_figures
 from pytest_nemoperf.errors import BaselineError
+from pytest_nemoperf.json_codec import to_data
+from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.measure.kernel import comparable_workload
 from pytest_nemoperf.measure.measurement import Measurement, Run, identity_problem
 from pytest_nemoperf.records.figures import Change, Positive
+from pytest_nemoperf.records.machine_key import key_of_case, num_gpus_of
 from pytest_nemoperf.records.metrics import JUDGED, KL, METRICS, REWARD_MEAN, STEP_TIME_SEC
 from pytest_nemoperf.records.profile import Profile
 from pytest_nemoperf.records.provenance import Provenance
@@ -121,13 +127,20 @@ def find_mismatches(
 ) -> list[Mismatch]:
     """Return every difference in machine and workload; empty if the stored file compares.
 
-    A published baseline has only what its page prints: no machine, and the keys of the workload that are printed.
+    A published baseline has only what its page prints: no machine, and the keys of the workload that are printed. Of
+    the machines counts what a case of so many GPUs depends on: stored keys of older versions hold more. Their layouts
+    hold less: what they lack had its default. A benchmark test stored without its kernel compares with one that states
+    it.
     """
     if isinstance(stored, Baseline) and stored.published is not None:
         return list(_differences("workload", then=stored.workload, now=_only(workload, keys=stored.workload)))
+    num_gpus = num_gpus_of(stored.workload)
+    then = key_of_case(stored.machine, num_gpus=num_gpus)
+    now = key_of_case(machine, num_gpus=num_gpus)
+    asked = comparable_workload(workload, then=stored.workload)
     return [
-        *_differences("machine", then=stored.machine, now=machine),
-        *_differences("workload", then=stored.workload, now=workload),
+        *_differences("machine", then=then, now=now),
+        *_differences("workload", then=_with_whole_layout(stored.workload), now=_with_whole_layout(asked)),
     ]
 
 
@@ -155,7 +168,9 @@ def from_measurement(
         machine=machine,
         workload=measurement.workload,
         # Names of hosts are of no use later, and don't belong in a committed file.
-        runs=tuple(replace(run, hosts=(), session=run.session or provenance.date) for run in measurement.runs),
+        runs=tuple(
+            replace(run, hosts=(), unknown={}, session=run.session or provenance.date) for run in measurement.runs
+        ),
         provenance=provenance,
         reason=reason,
         environment=measurement.environment,
@@ -201,6 +216,19 @@ def _differences(
             shown = repr(after) if key in now else "the default"
             text = f"other {subject}: {parents}{key} is {shown}, {stored} in the baseline"
             yield Mismatch(subject=subject, text=text)
+
+
+def _with_whole_layout(workload: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a workload with every field of its layout, those that it lacks with their defaults."""
+    layout = workload.get("layout")
+    if not isinstance(layout, Mapping):
+        return workload
+    return {**workload, "layout": {**_layout_defaults(), **layout}}
+
+
+@cache
+def _layout_defaults() -> Mapping[str, Any]:
+    return MappingProxyType(to_data(Layout(gpus=1)))
 
 
 def _only(values: Mapping[str, Any], *, keys: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pytest_nemoperf.baselines.files import baseline_path, find_baseline, list_b
 from pytest_nemoperf.baselines.profile_store import delete_profile, profile_path
 from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.recipes.other_framework import without_framework
+from pytest_nemoperf.records.machine_key import key_of_case
 
 DEFAULT_FOLDER: Final = "baselines"
 """Default folder of the committed baselines, in a project's root directory."""
@@ -47,9 +48,9 @@ class BaselineStore:
 
     Attributes:
         committed_dir: ``baselines/`` of the project.
-        local_dir: Store that is not committed; one folder per machine.
+        local_dir: Store that is not committed; one folder per machine, on GPUs one per kind of GPU.
         system: System name.
-        machine: Key of this machine.
+        machine: Key of this machine; whole, or of a case.
         is_updating: Committed baselines are written; a link to a missing file creates it.
         is_local_used_if_missing: A local baseline is used if no committed one exists.
         is_local_used_if_other: A local baseline is used if the committed one does not compare.
@@ -64,25 +65,34 @@ class BaselineStore:
     is_local_used_if_other: bool = True
     _read: dict[Path, Baseline | None] = field(default_factory=dict, repr=False, compare=False)
 
-    def find(self, case: str, *, workload: Mapping[str, Any]) -> StoredBaseline:
+    def find(
+        self, case: str, *, workload: Mapping[str, Any], machine: Mapping[str, str | int] | None = None
+    ) -> StoredBaseline:
         """Return the committed baseline if it compares, else the local one if that does, else the committed one.
+
+        Args:
+            case: Case id.
+            workload: Workload to compare with.
+            machine: Key of the machine for that case; None for the store's.
 
         Raises:
             BaselineError: If an existing file can't be trusted.
         """
+        if machine is None:
+            machine = self.machine
         committed = self.find_committed(case)
         found = StoredBaseline(baseline=None, path="")
         is_local_used = self.is_local_used_if_missing
         if committed is not None:
-            is_comparable = self._compares(committed, workload=workload)
+            is_comparable = not find_mismatches(committed, machine=machine, workload=workload)
             found = StoredBaseline(baseline=committed, path=str(self.committed_path(case)), is_comparable=is_comparable)
             is_local_used = self.is_local_used_if_other
         if not found.is_comparable and is_local_used:
-            local = self._find(self._local_root, case)
-            if local is not None and self._compares(local, workload=workload):
-                return StoredBaseline(
-                    baseline=local, path=str(self.local_path(case)), is_local=True, is_comparable=True
-                )
+            for root in self._local_roots:
+                local = self._find(root, case)
+                if local is not None and not find_mismatches(local, machine=machine, workload=workload):
+                    path = str(self._path(root, case))
+                    return StoredBaseline(baseline=local, path=path, is_local=True, is_comparable=True)
         return found
 
     def find_committed(self, case: str) -> Baseline | None:
@@ -99,17 +109,13 @@ class BaselineStore:
             )
         return self._find(self.committed_dir, case)
 
-    def _compares(self, baseline: Baseline, *, workload: Mapping[str, Any]) -> bool:
-        """Return whether a baseline is of this machine and that workload."""
-        return not find_mismatches(baseline, machine=self.machine, workload=workload)
-
     def record_locally(self, baseline: Baseline) -> Path:
         """Store a baseline locally, for the next session on this machine to compare with.
 
         Raises:
             BaselineError: If it can't be written.
         """
-        write_baseline(self._local_root, baseline=baseline)
+        write_baseline(self._local_roots[0], baseline=baseline)
         return self.local_path(baseline.case)
 
     def update(self, baseline: Baseline) -> None:
@@ -133,7 +139,7 @@ class BaselineStore:
 
     def local_path(self, case: str) -> Path:
         """Return the file of a case's baseline in this machine's own store."""
-        return self._path(self._local_root, case)
+        return self._path(self._local_roots[0], case)
 
     def prune(self, asked: Collection[str]) -> Iterator[Path]:
         """Delete the system's committed baselines of cases that are not asked for, with their profiles.
@@ -178,12 +184,19 @@ class BaselineStore:
 
     def num_local(self) -> int:
         """Count the baselines in this machine's local store."""
-        return len(list_baselines(self._local_root, system=self.system))
+        cases: set[str] = set()
+        for root in self._local_roots:
+            cases.update(path.stem for path in list_baselines(root, system=self.system))
+        return len(cases)
 
     @property
-    def _local_root(self) -> Path:
-        digest = hashlib.sha256(json.dumps(dict(self.machine), sort_keys=True).encode()).hexdigest()[:12]
-        return self.local_dir / digest
+    def _local_roots(self) -> tuple[Path, ...]:
+        """Folders of this machine: the one that is written, and that of older versions, named by the whole machine.
+
+        The first is of the part that cases of any size have in common; a file's own key tells whether it compares.
+        """
+        keys = (key_of_case(self.machine, num_gpus=1), dict(self.machine))
+        return tuple(dict.fromkeys(self.local_dir / _digest(key) for key in keys))
 
     def _find(self, root: Path, case: str) -> Baseline | None:
         path = self._path(root, case)
@@ -216,6 +229,10 @@ def other_folders(folder: Path, *, system: str, near: Iterable[Path]) -> list[Pa
             if list_baselines(candidate, system=system):
                 others.append(candidate)
     return others
+
+
+def _digest(machine: Mapping[str, str | int]) -> str:
+    return hashlib.sha256(json.dumps(dict(machine), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _test_of(baseline: Baseline) -> str:

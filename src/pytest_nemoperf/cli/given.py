@@ -19,6 +19,7 @@ from pytest_nemoperf.frameworks.protocol import Framework, LogWriter
 from pytest_nemoperf.logs.log_format import LogFormat
 from pytest_nemoperf.logs.presets import PRESETS
 from pytest_nemoperf.measure.measurement import Measurement
+from pytest_nemoperf.recipes.case_kind import kind_of
 from pytest_nemoperf.recipes.recipe import MIN_WARMUP_STEPS, Plan, Recipe
 from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.rules import NATIVE
@@ -211,11 +212,11 @@ def _logged_case(arguments: argparse.Namespace) -> GivenCase:
     completed = complete_recipe(recipe, framework=builtin_frameworks().get(recipe.framework), system=system)
     recipe = completed.recipe
     plan = replace(resolve(recipe, system=system), framework_config_digest=completed.digest)
-    machine = stated_machine(system, arguments=arguments)
+    machine = stated_machine(system, num_gpus=plan.layout.total_gpus, arguments=arguments)
     commit = stated_commit(arguments.commit)
     versions = stated_versions(arguments.version)
     logged = measure_logs(plan, log_format=log_format, logs=_logs(arguments), date=stated_date(arguments.date))
-    policy = with_layer(system_policy(system), tolerances=recipe.tolerances)
+    policy = with_layer(system_policy(system, kind=kind_of(logged.measurement.workload)), tolerances=recipe.tolerances)
     return GivenCase(
         plan=logged.plan,
         measurement=logged.measurement,

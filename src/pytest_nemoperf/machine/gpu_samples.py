@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
+from pytest_nemoperf.errors import count_text
+from pytest_nemoperf.machine.energy import NVML_PERIOD_SEC
 from pytest_nemoperf.machine.gpus import Gpu, ask, installed_gpus, visible_gpus
 from pytest_nemoperf.machine.host_samples import min_median_max
 from pytest_nemoperf.records.health import GpuHealth
 
 _MW_PER_W = 1000
+_UJ_PER_MJ = 1000  # mJ: millijoules
 _PROCESS_IDS = Path("/proc/self/ns/pid")
 _HOST_NAMESPACE = "pid:[4026531836]"
 """Linux's number of the first namespace of process ids (PROC_PID_INIT_INO, include/linux/proc_ns.h)."""
@@ -103,6 +106,18 @@ class GpuSampler:
     def sample(self) -> tuple[GpuSample, ...]:
         """Return the present state of every GPU."""
         return tuple(self._sample(start.gpu) for start in self._starts)
+
+    @property
+    def num_watched(self) -> int:
+        """Number of GPUs that are watched; fewer than asked for if the driver knows fewer."""
+        return len(self._starts)
+
+    def millijoules(self) -> tuple[int | None, ...]:
+        """Return the energy of each GPU since its driver was loaded; None without such a counter."""
+        values: list[int | None] = []
+        for start in self._starts:
+            values.append(self._ask(self._nvml.nvmlDeviceGetTotalEnergyConsumption, start.gpu))
+        return tuple(values)
 
     def health(self, samples: Sequence[Sequence[GpuSample]], *, own_pids: Collection[int]) -> tuple[GpuHealth, ...]:
         """Return the health of each GPU: from samples, and from errors and processes since this was created.
@@ -206,6 +221,43 @@ class GpuSampler:
                 break
             xids.append(int(event.eventData))
         return xids
+
+
+class GpuMeter:
+    """Energy counters of the GPUs of a run, from Volta on.
+
+    Args:
+        sampler: Sampler of these GPUs.
+        num_gpus: Number of GPUs that the ranks use.
+    """
+
+    source: Literal["nvml", "powercap"] = "nvml"
+    period_sec = NVML_PERIOD_SEC
+
+    def __init__(self, sampler: GpuSampler, *, num_gpus: int) -> None:
+        self._sampler = sampler
+        self.problem = ""
+        if sampler.num_watched < num_gpus:
+            asked = count_text(num_gpus, "GPU")
+            self.problem = f"the driver on this host tells of {sampler.num_watched} of the {asked} of the run"
+            return
+        for number, value in enumerate(sampler.millijoules()):
+            if value is None:
+                self.problem = f"the driver has no energy counter of GPU {number}, as before Volta, or under MIG"
+                return
+
+    def microjoules(self) -> tuple[int, ...]:
+        """Return the counter of every GPU; empty if one can't be read."""
+        values = []
+        for value in self._sampler.millijoules():
+            if value is None:
+                return ()
+            values.append(_UJ_PER_MJ * value)
+        return tuple(values)
+
+    def range_of(self, index: int) -> int | None:  # noqa: ARG002 (all counters have 64 bits)
+        """Return None: a counter of 64 bits does not start again."""
+        return None
 
 
 def _reasons(bits: int, *, nvml: Any) -> frozenset[str]:

@@ -24,6 +24,7 @@ from pytest_nemoperf.machine.gpus import installed_gpus, settings_of, topology_o
 from pytest_nemoperf.machine.processor import available_cores, cpu_model, cpu_topology, host_settings
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.recipes.systems import System, find_system, match_device
+from pytest_nemoperf.records.machine_key import key_of_case
 from pytest_nemoperf.records.provenance import Provenance
 
 _MAX_CPU_RANKS = 64
@@ -69,6 +70,7 @@ class Devices:
         num_hidden: Number of GPUs that CUDA_VISIBLE_DEVICES hides.
         driver_error: Error of an installed driver that does not answer, else empty.
         topology: Links between the machine's GPUs, hidden ones included, e.g. ``NV18``; empty for one GPU.
+        first_topologies: Links among the first two visible GPUs, the first three, and so on up to all.
         settings: Clocks and power caps of the visible GPUs, by name.
     """
 
@@ -79,7 +81,14 @@ class Devices:
     num_hidden: int = 0
     driver_error: str = ""
     topology: str = ""
+    first_topologies: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
+
+    def topology_among(self, num_gpus: int) -> str:
+        """Return the links among the GPUs that a case of so many runs on: the first visible ones, or all of a host."""
+        if 1 < num_gpus <= len(self.first_topologies) + 1:
+            return self.first_topologies[num_gpus - 2]
+        return self.topology
 
 
 def detect_devices() -> Devices:
@@ -96,6 +105,7 @@ def detect_devices() -> Devices:
         installed = installed_gpus(nvml)
         visible = list(visible_gpus(installed, selection=os.environ.get("CUDA_VISIBLE_DEVICES")))
         topology = topology_of(nvml, gpus=installed)
+        first_topologies = tuple(topology_of(nvml, gpus=visible[:count]) for count in range(2, len(visible) + 1))
         settings = settings_of(nvml, gpus=visible)
     except nvml.NVMLError as exc:
         return Devices(kind="cpu", driver_error=str(exc))
@@ -108,6 +118,7 @@ def detect_devices() -> Devices:
         driver=driver,
         num_hidden=max(0, len(installed) - len(visible)),
         topology=topology,
+        first_topologies=first_topologies,
         settings=settings,
     )
 
@@ -156,15 +167,19 @@ def host_memory_bytes() -> int:
     return int(psutil.virtual_memory().total)
 
 
-def machine_key(system: System, *, devices: Devices, machine_name: str = "") -> dict[str, str | int]:
-    """Return the properties that two machines must share for their measurements to be comparable.
+def machine_key(
+    system: System, *, devices: Devices, num_gpus: int | None = None, machine_name: str = ""
+) -> dict[str, str | int]:
+    """Return the properties that two machines must share for their measurements of a case to be comparable.
 
-    A GPU system is a class of machines, so GPU name, memory, count and links are enough. CPU machines differ in more
-    than can be listed: their key also holds a digest of the host name, unless they are named as a pool.
+    A GPU system is a class of machines, so the GPU's name and memory are enough for a case of one GPU, and the links
+    among its GPUs for a larger one; see key_of_case. CPU machines differ in more than can be listed: their key also
+    holds a digest of the host name, unless they are named as a pool.
 
     Args:
         system: System of this session.
         devices: Devices of this machine.
+        num_gpus: GPUs of the case; None for the whole machine, as a session's results describe it.
         machine_name: Name of a pool of identical machines (ini key ``perf_machine``).
     """
     key: dict[str, str | int] = {}
@@ -174,9 +189,10 @@ def machine_key(system: System, *, devices: Devices, machine_name: str = "") -> 
         key["device"] = devices.names[0]
         key["memory_gib"] = memory_class_gib(devices.memory_bytes[0] / _BYTES_PER_GIB)
         key["gpus"] = len(devices.names) + devices.num_hidden
-        if devices.topology:
-            key["topology"] = devices.topology
-        return key
+        topology = devices.topology if num_gpus is None else devices.topology_among(num_gpus)
+        if topology:
+            key["topology"] = topology
+        return key if num_gpus is None else key_of_case(key, num_gpus=num_gpus)
     if not machine_name:
         key["host"] = hashlib.sha256(platform.node().encode()).hexdigest()[:12]
     memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -10,9 +10,10 @@ from types import TracebackType
 
 import psutil
 
-from pytest_nemoperf.machine.gpu_samples import GpuSample, GpuSampler
+from pytest_nemoperf.machine.energy import EnergyMeter, EnergyReading, PackageMeter, energy_between, read_energy
+from pytest_nemoperf.machine.gpu_samples import GpuMeter, GpuSample, GpuSampler
 from pytest_nemoperf.machine.host_samples import HostSample, HostSampler, cpu_health, use_between
-from pytest_nemoperf.records.health import MIN_JUDGED_SEC, GpuHealth, HealthReport
+from pytest_nemoperf.records.health import MIN_JUDGED_SEC, Energy, GpuHealth, HealthReport
 
 _INTERVAL_SEC = 0.5
 _MIN_REST = 100
@@ -35,7 +36,7 @@ class _Interval:
 
 
 class Monitor:
-    """Sampler of the host and the GPUs: enter it before the ranks start, ``poll`` while they run, then ``report``.
+    """Sampler of host, GPUs and energy: enter it before the ranks start, ``poll`` while they run, then ``report``.
 
     Each sample has the number of finished steps, so that the report covers the measured steps. Besides the regular
     samples one is taken at the end of warm-up and one at the end of the last step.
@@ -45,6 +46,7 @@ class Monitor:
         last_step: Samples count up to this number of finished steps: all steps.
         num_gpus: Number of visible GPUs that the ranks use.
         host: Sampler of the host.
+        packages: Energy counters of the host, for a run without GPUs; None for those of this host.
         now: Clock in seconds.
     """
 
@@ -55,6 +57,7 @@ class Monitor:
         last_step: int,
         num_gpus: int,
         host: HostSampler | None = None,
+        packages: EnergyMeter | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._first_step = first_step
@@ -63,6 +66,9 @@ class Monitor:
         self._host = host or HostSampler()
         self._now = now
         self._gpus: GpuSampler | None = None
+        self._packages = packages
+        self._meter: EnergyMeter | None = None
+        self._readings: list[tuple[int, EnergyReading]] = []  # with the number of finished steps
         self._stack = ExitStack()
         self._last: _Sample | None = None
         self._intervals: list[_Interval] = []
@@ -71,6 +77,9 @@ class Monitor:
     def __enter__(self) -> Monitor:
         if self._num_gpus:
             self._gpus = self._stack.enter_context(GpuSampler(num_gpus=self._num_gpus))
+            self._meter = GpuMeter(self._gpus, num_gpus=self._num_gpus)
+        else:
+            self._meter = self._packages or PackageMeter()
         self._take(num_finished=0)
         return self
 
@@ -108,11 +117,16 @@ class Monitor:
             is_measured_steps=is_measured,
             cpu=cpu_health(uses, num_cores=self._host.num_cores, num_allowed_cores=self._host.num_allowed_cores),
             gpus=gpus,
+            energy=self._energy(),
         )
 
     def _take(self, *, num_finished: int) -> None:
         """Take a sample, and keep only its difference from the last one: a whole sample lists all processes."""
         started = self._now()
+        if self._meter is not None:
+            reading = read_energy(self._meter, time_sec=started)
+            if reading is not None:
+                self._readings.append((num_finished, reading))
         gpus: tuple[GpuSample, ...] = ()
         if self._gpus is not None:
             gpus = self._gpus.sample()
@@ -131,6 +145,19 @@ class Monitor:
         self._last = sample
         ended = self._now()
         self._next_time = ended + max(_INTERVAL_SEC, _MIN_REST * (ended - started))
+
+    def _energy(self) -> Energy | None:
+        """Return the energy within the measured steps.
+
+        The reading after the last step is left out: it is up to a poll late, and the devices rest until then.
+        """
+        if self._meter is None:
+            return None
+        within = []
+        for num_finished, reading in self._readings:
+            if self._first_step <= num_finished < self._last_step:
+                within.append(reading)
+        return energy_between(within, meter=self._meter)
 
     def _counted(self) -> tuple[Sequence[_Interval], bool]:
         """Return the intervals within the measured steps and True; without any, the last intervals and False."""

@@ -10,6 +10,7 @@ from pytest_nemoperf.bounds import whole_number
 from pytest_nemoperf.errors import MachineError, did_you_mean, shown
 from pytest_nemoperf.machine.identity import memory_class_gib
 from pytest_nemoperf.recipes.systems import System
+from pytest_nemoperf.records.machine_key import key_of_case
 
 _NAME: Final = "machine"
 _HOST: Final = "host"
@@ -25,13 +26,14 @@ _REPORTED_SHARE: Final = 0.995
 """Memory as drivers report it over that of data sheets, in one unit: 79.6 of an H100's 80, 140.4 of an H200's 141."""
 
 
-def stated_key(system: System, *, texts: Sequence[str], option: str) -> dict[str, str | int]:
-    """Return the key of a machine of a system: of GPUs, the catalog's parts of a whole node; and the stated parts.
+def stated_key(system: System, *, num_gpus: int, texts: Sequence[str], option: str) -> dict[str, str | int]:
+    """Return the key of a case on a machine of a system: the catalog's parts of its GPUs, and the stated parts.
 
     The links between GPUs are not in the catalog, and of a CPU machine nothing is.
 
     Args:
         system: System of the machine.
+        num_gpus: GPUs of the case; what does not matter to so many is left out, see key_of_case.
         texts: Parts as ``KEY=VALUE``, or the name of a pool of identical machines.
         option: Name of the option that texts are the values of, for messages.
 
@@ -56,7 +58,7 @@ def stated_key(system: System, *, texts: Sequence[str], option: str) -> dict[str
         key["memory_gib"] = memory_class_gib(_REPORTED_SHARE * system.memory_gb)
     if system.gpus_per_node is not None:
         key["gpus"] = system.gpus_per_node
-    return key | stated
+    return key_of_case(key | stated, num_gpus=num_gpus)
 
 
 def _parse(system: System, *, texts: Sequence[str], option: str) -> dict[str, str | int]:

@@ -12,6 +12,7 @@ from typing import Any
 from pytest_nemoperf.flops.count import FLOPS_REL_TOL
 from pytest_nemoperf.json_codec import plain_mapping, to_data
 from pytest_nemoperf.measure.expected_records import ExpectedRecords, expected_of
+from pytest_nemoperf.measure.launch_values import launch_values, unknown_values
 from pytest_nemoperf.measure.metric_values import MeasuredSteps, step_values
 from pytest_nemoperf.measure.rank_times import rank_busy_sec, rank_spread_pct
 from pytest_nemoperf.measure.steady_state import (
@@ -27,8 +28,13 @@ from pytest_nemoperf.measure.steady_state import (
 from pytest_nemoperf.measure.validity import record_problems
 from pytest_nemoperf.recipes.recipe import PLACE_OPTIONS, Plan
 from pytest_nemoperf.records.figures import Amount, Change, Count, Finite, Positive
-from pytest_nemoperf.records.health import gpu_powers_w, health_problems, sm_clocks_mhz
-from pytest_nemoperf.records.metrics import FLOPS_PER_TFLOP, TFLOPS_PER_SEC_PER_GPU, TOKENS_PER_SEC_PER_GPU
+from pytest_nemoperf.records.health import energy_noise_pct, gpu_powers_w, health_problems, sm_clocks_mhz
+from pytest_nemoperf.records.metrics import (
+    FLOPS_PER_TFLOP,
+    JOULES_PER_TOKEN,
+    TFLOPS_PER_SEC_PER_GPU,
+    TOKENS_PER_SEC_PER_GPU,
+)
 from pytest_nemoperf.records.step import RunOutput, StepRecord, measured_steps
 from pytest_nemoperf.records.tracers import TRACERS, tracer_problems
 from pytest_nemoperf.records.yardstick import Yardstick, mean_yardstick
@@ -62,6 +68,8 @@ class Run:
             one session.
         loss: Loss of the last step; None if not recorded.
         grad_norm: Gradient norm of the last step; None if not recorded.
+        energy_noise_pct: Standard deviation of the energy by the age of its readings, percent; None if it is not known.
+        unknown: Reason for each metric of the launch that is not known, by name; not stored.
     """
 
     metrics: Mapping[str, Finite]
@@ -83,6 +91,8 @@ class Run:
     session: str = ""
     loss: Finite | None = None
     grad_norm: Amount | None = None
+    energy_noise_pct: Change | None = None
+    unknown: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +219,7 @@ def measure_run(expected: ExpectedRecords, output: RunOutput) -> MeasuredRun:
     measured = measured_steps(output.records, warmup_steps=expected.warmup_steps)
     run: Run | None = None
     if measured:
-        run = _run_of(expected, measured=measured, drift=drift)
+        run = _run_of(expected, output=output, measured=measured, drift=drift)
         run = replace(
             run,
             hosts=output.hosts,
@@ -284,7 +294,9 @@ def drift_problems(drift: Drift | None, *, earlier: Sequence[Drift | None]) -> l
     return [f"{drift.text}; so in {len(earlier) + 1} of as many tries"]
 
 
-def _run_of(expected: ExpectedRecords, *, measured: Sequence[StepRecord], drift: Drift | None) -> Run:
+def _run_of(
+    expected: ExpectedRecords, *, output: RunOutput, measured: Sequence[StepRecord], drift: Drift | None
+) -> Run:
     """Return the numbers of one run; steps that were still warming up are dropped."""
     settling = settling_times(measured, has_exact_tokens=expected.has_exact_tokens)
     dropped = num_still_warming(settling)
@@ -296,8 +308,10 @@ def _run_of(expected: ExpectedRecords, *, measured: Sequence[StepRecord], drift:
     if drift is not None:
         drift_pct = round_significant(drift.pct, digits=3)
     last = measured[-1]
+    values = step_values(steps)
+    beside = launch_values(output, steps=steps, tokens_per_sec_per_gpu=values.get(TOKENS_PER_SEC_PER_GPU.name))
     return Run(
-        metrics=_rounded(step_values(steps)),
+        metrics=_rounded({**values, **beside}),
         phases=_rounded(_medians([record.phases for record in measured])),
         groups=_group_medians(measured),
         num_steps=len(measured),
@@ -311,6 +325,8 @@ def _run_of(expected: ExpectedRecords, *, measured: Sequence[StepRecord], drift:
         rank_busy_sec=tuple(map(round_significant, rank_busy_sec(measured))),
         loss=_rounded_or_none(last.loss),
         grad_norm=_rounded_or_none(last.grad_norm),
+        energy_noise_pct=energy_noise_pct(output.health) if JOULES_PER_TOKEN.name in beside else None,
+        unknown=unknown_values(output, values=beside, expected=expected),
     )
 
 

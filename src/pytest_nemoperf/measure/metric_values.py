@@ -39,6 +39,30 @@ class MeasuredSteps:
         return not self.expected.has_exact_tokens and self.expected.rollout is None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedCalls:
+    """Calls of a function, or of a collective, and the work of each; None for work that it is not named by.
+
+    Attributes:
+        times: Seconds of each call that counts.
+        flops: FLOPs of a call.
+        num_bytes: Bytes that a call reads and writes in memory.
+        message_bytes: Bytes that a collective is called with, as nccl-tests counts them; see records/collective.py.
+        bus_factor: Bytes that cross the busiest link for each of these.
+    """
+
+    times: Sequence[float]
+    flops: float | None = None
+    num_bytes: float | None = None
+    message_bytes: float | None = None
+    bus_factor: float = 1.0
+
+    @property
+    def time_sec(self) -> float:
+        """Median time of a call."""
+        return statistics.median(self.times)
+
+
 def step_values(steps: MeasuredSteps) -> dict[str, float]:
     """Return the metrics of a run's steps by name."""
     values = {}
@@ -51,9 +75,14 @@ def step_values(steps: MeasuredSteps) -> dict[str, float]:
     return values
 
 
-def call_values(times: Sequence[float]) -> dict[str, float]:
-    """Return the metrics of timed calls by name, from their seconds."""
-    return {metric.name: value_of(times) for metric, value_of in _OF_CALLS.items()}
+def call_values(calls: TimedCalls) -> dict[str, float]:
+    """Return the metrics of timed calls by name: the median time, and the rates at which it does their work."""
+    values = {}
+    for metric, value_of in _OF_CALLS.items():
+        value = value_of(calls)
+        if value is not None:
+            values[metric.name] = value
+    return values
 
 
 def rollout_values(record: StepRecord, *, rollout: ExpectedRollout) -> Iterator[tuple[Metric, float | None]]:
@@ -203,6 +232,19 @@ def _refit_gib(stats: RolloutStats) -> float | None:
     return stats.refit_bytes / BYTES_PER_GIB
 
 
+def _call_tflops_rate(calls: TimedCalls) -> float | None:
+    return None if calls.flops is None else calls.flops / calls.time_sec / FLOPS_PER_TFLOP
+
+
+def _gib_rate(num_bytes: float | None, *, calls: TimedCalls) -> float | None:
+    return None if num_bytes is None else num_bytes / calls.time_sec / BYTES_PER_GIB
+
+
+def _bus_rate(calls: TimedCalls) -> float | None:
+    rate = _gib_rate(calls.message_bytes, calls=calls)
+    return None if rate is None else rate * calls.bus_factor
+
+
 def _truncated_pct(stats: RolloutStats) -> float | None:
     share = _ratio(stats.num_truncated, stats.num_samples)
     return None if share is None else 100.0 * share
@@ -252,9 +294,15 @@ _OF_ROLLOUT: Mapping[Metric, Callable[[RolloutStats], float | None]] = MappingPr
 )
 """Metrics that describe the rollouts of reinforcement learning."""
 
-_OF_CALLS: Mapping[Metric, Callable[[Sequence[float]], float]] = MappingProxyType(
-    {metrics.TIME_PER_CALL_SEC: statistics.median}
+_OF_CALLS: Mapping[Metric, Callable[[TimedCalls], float | None]] = MappingProxyType(
+    {
+        metrics.TIME_PER_CALL_SEC: lambda calls: calls.time_sec,
+        metrics.CALL_TFLOPS_PER_SEC: _call_tflops_rate,
+        metrics.CALL_GIB_PER_SEC: lambda calls: _gib_rate(calls.num_bytes, calls=calls),
+        metrics.ALGORITHM_GIB_PER_SEC: lambda calls: _gib_rate(calls.message_bytes, calls=calls),
+        metrics.BUS_GIB_PER_SEC: _bus_rate,
+    }
 )
-"""Metrics of calls that pytest-benchmark has timed."""
+"""Metrics of timed calls: of benchmark tests, and of collectives."""
 
 _MAX_OVER_STEPS = (metrics.TOKEN_MULT_PROB_ERROR, metrics.MAX_LOGPROB_ERROR)

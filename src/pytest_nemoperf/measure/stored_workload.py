@@ -13,6 +13,7 @@ from pytest_nemoperf.json_codec import from_data
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.recipes.rl import RL
+from pytest_nemoperf.records.collective import COLLECTIVE
 from pytest_nemoperf.records.figures import Size
 
 _PARTS: Final[Mapping[str, type[Any]]] = {"model": ModelConfig, "layout": Layout, "rl": RL}
@@ -49,14 +50,27 @@ class _LoopWorkload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _BenchmarkWorkload:
-    """Key that the plugin writes into a benchmark test's workload."""
+    """Keys that the plugin writes into a benchmark test's workload."""
 
     test: str = ""
+    kernel: str = ""
+    dtype: str = ""
+    threads: Size = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _CollectiveWorkload:
+    """Keys of a collective's workload that reports compute with."""
+
+    collective: str = ""
+    num_gpus: Size = 1
+    size_bytes: Size = 1
+    dtype: str = ""
 
 
 def is_in_process(workload: Mapping[str, Any]) -> bool:
-    """Return True for a stored workload that is measured in the test process, and so once a session."""
-    return workload.get("workload") in (LOOP, BENCHMARK)
+    """Return True for a stored workload without a plan: of the test process, or a collective."""
+    return workload.get("workload") in (LOOP, BENCHMARK, COLLECTIVE)
 
 
 def check_workload(workload: Mapping[str, Any], *, place: str) -> None:
@@ -69,7 +83,7 @@ def check_workload(workload: Mapping[str, Any], *, place: str) -> None:
     Raises:
         RecordError: If a key that is computed with has a value of another type, or an impossible one.
     """
-    kinds = {LOOP: _LoopWorkload, BENCHMARK: _BenchmarkWorkload}
+    kinds = {LOOP: _LoopWorkload, BENCHMARK: _BenchmarkWorkload, COLLECTIVE: _CollectiveWorkload}
     kind: type[object] = _PlannedWorkload
     name = workload.get("workload")
     if isinstance(name, str):

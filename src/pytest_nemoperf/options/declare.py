@@ -98,7 +98,8 @@ OPTIONS: Final = (
         is_repeatable=True,
         help="allowed worsening in percent, for every metric that is judged by default or for one metric, e.g. 3%% or "
         "peak_memory_gib=10%%; generation and training rates of reinforcement learning follow tokens/sec/GPU, and "
-        "refit_time_sec, exposed_generation_sec and logprob_tokens_per_sec_per_gpu are judged only if named here; "
+        "phases such as refit_time_sec, energy (joules_per_token) and metrics on request (checkpoint_save_sec) are "
+        "judged only if named here; "
         "recipe > marker > this > ini perf_tolerance > the system's default (3%% on GPUs and side by side, 10%% on "
         "cpu)",
     ),
@@ -126,6 +127,13 @@ OPTIONS: Final = (
         metavar="on|off",
         help="time a fixed small workload before and after each run, which tells a slower machine from slower code "
         "(ini perf_yardstick, default on)",
+    ),
+    Option(
+        name="--perf-checkpoint-dir",
+        metavar="DIR",
+        is_harmless=True,
+        help="folder for the checkpoints of cases that ask for the time to save and load one (extra_metrics of a "
+        "recipe), removed after each launch (ini perf_checkpoint_dir)",
     ),
     Option(
         name="--perf-baselines",
@@ -356,6 +364,10 @@ INI_KEYS: Final = (
         help=f"probability to call a loss as large as the tolerance REGRESSED (default {DEFAULT_ALPHA})",
     ),
     IniKey(name="perf_beta", help=f"probability not to find a loss that a case says it finds (default {DEFAULT_BETA})"),
+    IniKey(
+        name="perf_checkpoint_dir",
+        help="folder for the checkpoints of cases that ask for the time to save and load one",
+    ),
     IniKey(name="perf_tolerance", help="allowed worsening: [METRIC=]PCT, one a line", type="linelist", default=[]),
     IniKey(name="perf_find", help="worsening to be found: [METRIC=]PCT, one a line", type="linelist", default=[]),
     IniKey(

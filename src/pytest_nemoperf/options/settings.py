@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
@@ -27,6 +27,7 @@ from pytest_nemoperf.options.parse import (
     parse_seconds,
 )
 from pytest_nemoperf.options.usage import usage_error
+from pytest_nemoperf.recipes.case_kind import CaseKind
 from pytest_nemoperf.recipes.overrides import parse_changes
 from pytest_nemoperf.recipes.systems import System, find_system
 from pytest_nemoperf.records.yardstick import YARDSTICK_VARIABLE
@@ -36,6 +37,7 @@ from pytest_nemoperf.verdict.defaults import DEFAULT_RUNS
 from pytest_nemoperf.verdict.policy import (
     VerdictPolicy,
     check_one_of_each,
+    of_kind,
     parse_tolerances,
     system_policy,
     with_layer,
@@ -45,6 +47,7 @@ from pytest_nemoperf.verdict.updates import UpdateOptions
 
 MEASURE_INTO: Final = pytest.StashKey[Path]()
 """Folder of a session that measures a test for another one; set by ``plugin/measure_only.py``."""
+_NOISE_KEY: Final = "ini perf_noise"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,13 +111,16 @@ class Settings:
         output_dir: Folder of the markdown table and the results file.
         runs: Independent launches that make a baseline.
         budget_sec: Time that the steps of a case's launches should take together; None for any.
-        policy: Tolerances and error rates; the tolerances of recipes and markers are not yet applied.
+        policy: Tolerances and error rates; neither the noise of a case's kind (policy_of) nor the tolerances of recipes
+            and markers are applied yet.
+        noise: Noise that the project knows of its machines, ``KIND=PCT``, in place of the catalog's.
         fail_on: Names of the verdicts that fail a test.
         fails_on_unasked: The session fails if cases have no baseline and no test asks for some of the stored ones.
         needs_verdict: A perf test that judged nothing fails.
         inject_pct: Self-test delay of each step in percent.
         timeout_sec: Wall-clock limit of one run; None for each recipe's own.
         has_yardstick: A fixed workload is timed before and after each run.
+        checkpoint_dir: Folder for checkpoints of cases that time one; empty if none is given.
         changes: Values of ``--perf-set``, for every recipe, by key; empty if there are none.
         frameworks: Names of ``--perf-framework``, each of which runs every recipe; empty for the recipe's own.
         is_dry_run: Cases are priced, nothing is launched.
@@ -142,12 +148,14 @@ class Settings:
     runs: int
     budget_sec: float | None
     policy: VerdictPolicy
+    noise: tuple[str, ...]
     fail_on: frozenset[VerdictKind]
     fails_on_unasked: bool
     needs_verdict: bool
     inject_pct: float
     timeout_sec: float | None
     has_yardstick: bool
+    checkpoint_dir: str
     changes: Mapping[str, Any]
     frameworks: tuple[str, ...]
     is_dry_run: bool
@@ -162,6 +170,10 @@ class Settings:
     machine_name: str
     pythons: Mapping[str, str]
     measure_into: Path | None
+
+    def policy_of(self, kind: CaseKind) -> VerdictPolicy:
+        """Return the policy with the noise of a kind of case: the project's own figures, else the catalog's."""
+        return with_noise(of_kind(self.policy, system=self.system, kind=kind), texts=self.noise, subject=_NOISE_KEY)
 
 
 def read_settings(config: pytest.Config) -> Settings:
@@ -179,7 +191,8 @@ def read_settings(config: pytest.Config) -> Settings:
         devices = identity.detect_devices()
         system = _system(config, devices=devices, replay_dir=replay_dir)
         changes = parse_changes(option.perf_set, subject="--perf-set")
-        policy = _policy(config, system=system)
+        noise = tuple(config.getini("perf_noise"))
+        policy = _policy(config, system=system, noise=noise)
     except NemoPerfError as exc:
         raise usage_error(str(exc)) from None
     state_dir = config.rootpath / declare.STATE_DIR
@@ -200,12 +213,14 @@ def read_settings(config: pytest.Config) -> Settings:
         runs=_num_runs(config),
         budget_sec=_budget_sec(config, system=system),
         policy=policy,
+        noise=noise,
         fail_on=parse_fail_on(option.perf_fail_on or config.getini("perf_fail_on")),
         fails_on_unasked=config.getini("perf_fail_on_unasked"),
         needs_verdict=config.getini("perf_require_verdict") and measure_into is None,
         inject_pct=inject_pct,
         timeout_sec=timeout_sec,
         has_yardstick=_has_yardstick(config),
+        checkpoint_dir=_checkpoint_dir(config),
         changes=changes,
         frameworks=_frameworks(config),
         is_dry_run=option.perf_dry_run,
@@ -322,8 +337,8 @@ def _system(config: pytest.Config, *, devices: Devices, replay_dir: Path | None)
     return identity.choose_system(name, devices=devices)
 
 
-def _policy(config: pytest.Config, *, system: System) -> VerdictPolicy:
-    policy = with_noise(system_policy(system), texts=config.getini("perf_noise"), subject="ini perf_noise")
+def _policy(config: pytest.Config, *, system: System, noise: Sequence[str]) -> VerdictPolicy:
+    policy = with_noise(system_policy(system), texts=noise, subject=_NOISE_KEY)
     if config.option.perf_ab:  # differences between days and launches cancel, so smaller changes can be found
         tolerances = {}
         for name, percent in policy.tolerances.items():
@@ -415,6 +430,18 @@ def _baselines_dir(config: pytest.Config) -> Path:
                 break
         raise usage_error(f"{named}: there is no folder {text} in {config.rootpath}{hint}")
     return path
+
+
+def _checkpoint_dir(config: pytest.Config) -> str:
+    """Return the path of the folder for checkpoints, there or not; empty if none is given.
+
+    An option's is relative to the folder that pytest was called in, an ini key's to the root directory.
+    """
+    text, subject = _option_or_ini(config, "perf_checkpoint_dir")
+    if not text.strip():
+        return ""
+    base = config.rootpath if subject.startswith("ini") else config.invocation_params.dir
+    return str(_looked_up(base / text, named=f"{subject}={text}"))
 
 
 def _output_dir(config: pytest.Config) -> Path:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_nemoperf.errors import count_text
-from pytest_nemoperf.measure.measurement import Measurement, Run, round_significant
-from pytest_nemoperf.measure.metric_values import call_values
-from pytest_nemoperf.measure.steady_state import mad_pct, num_outliers, num_still_warming, slow_steps_pct
+from pytest_nemoperf.measure.calls import run_of_calls, settled_calls
+from pytest_nemoperf.measure.kernel import kernel_of
+from pytest_nemoperf.measure.measurement import Measurement, Run
+from pytest_nemoperf.measure.metric_values import TimedCalls, call_values
+from pytest_nemoperf.measure.stored_workload import BENCHMARK
 from pytest_nemoperf.recipes.case_id import benchmark_case_id
 from pytest_nemoperf.records.fingerprint import watched_variables
 from pytest_nemoperf.runs import clock
@@ -71,7 +74,12 @@ def watched(fixture: Any, *, passes: Passes) -> WatchedBenchmark | None:
 
 
 def measure_benchmark(item: pytest.Item, *, benchmark: WatchedBenchmark, settings: Settings) -> Measurement:
-    """Return the measurement of a test that used the benchmark fixture; without enough rounds it has problems."""
+    """Return the measurement of a test that used the benchmark fixture; without enough rounds it has problems.
+
+    Raises:
+        RecipeError: If what the test states of its kernel in ``benchmark.extra_info`` is impossible.
+    """
+    kernel = kernel_of(benchmark.extra_info)
     passes = benchmark.passes
     runs: list[Run] = []
     if not passes.finished:
@@ -79,13 +87,19 @@ def measure_benchmark(item: pytest.Item, *, benchmark: WatchedBenchmark, setting
     else:
         problems = passes.problems
         times = benchmark.pass_times[passes.counted]
-        runs.append(_run(times, drift_pct=passes.drift_pct))
+        calls = TimedCalls(times=settled_calls(times))
+        if kernel is not None:
+            calls = replace(calls, flops=kernel.flops, num_bytes=kernel.num_bytes)
+        runs.append(run_of_calls(times, values=call_values(calls), drift_pct=passes.drift_pct))
         if len(times) < _MIN_ROUNDS:
             problems.append(f"measured {count_text(len(times), 'round')}, and a median needs {_MIN_ROUNDS}")
+    workload: dict[str, Any] = {"workload": BENCHMARK, "test": item.nodeid, **_timing_options(benchmark)}
+    if kernel is not None:
+        workload |= kernel.workload
     return Measurement(
         case=benchmark_case_id(item.nodeid),
         system=settings.system.name,
-        workload={"workload": "benchmark", "test": item.nodeid, **_timing_options(benchmark)},
+        workload=workload,
         runs=tuple(runs),
         environment=watched_variables(os.environ),
         problems=tuple(problems),
@@ -111,18 +125,3 @@ def _timing_options(benchmark: WatchedBenchmark) -> dict[str, Any]:
 def _name_of(timer: Any) -> str:
     named = timer if hasattr(timer, "__qualname__") else type(timer)
     return f"{named.__module__}.{named.__qualname__}"
-
-
-def _run(times: list[float], *, drift_pct: float | None) -> Run:
-    num_warmup_dropped = num_still_warming(times)
-    slow_pct = slow_steps_pct(times, num_dropped=num_warmup_dropped)
-    times = times[num_warmup_dropped:]
-    return Run(
-        metrics={name: round_significant(value) for name, value in call_values(times).items()},
-        num_steps=len(times),
-        num_warmup_dropped=num_warmup_dropped,
-        num_outliers=num_outliers(times),
-        slow_steps_pct=round_significant(slow_pct, digits=3),
-        step_time_mad_pct=round_significant(mad_pct(times), digits=3),
-        drift_pct=drift_pct,
-    )

@@ -20,6 +20,7 @@ from pytest_nemoperf.errors import (
 from pytest_nemoperf.measure.expected_records import ExpectedRecords
 from pytest_nemoperf.measure.measurement import Measurement
 from pytest_nemoperf.options.markers import perf_mark
+from pytest_nemoperf.recipes.case_kind import CaseKind
 from pytest_nemoperf.recipes.recipe import is_safe_name
 from pytest_nemoperf.records.fingerprint import watched_variables
 from pytest_nemoperf.report.ci.junit import properties
@@ -27,6 +28,7 @@ from pytest_nemoperf.report.terminal.failure import render_failure
 from pytest_nemoperf.results.cases import NotRun
 from pytest_nemoperf.runs.loop import MeasuredLoop
 from pytest_nemoperf.runs.passes import MIN_PASS_SEC, Passes
+from pytest_nemoperf.session.collectives import check_devices, collective_of
 from pytest_nemoperf.verdict.comparison import VerdictKind
 from pytest_nemoperf.verdict.judge import Verdict
 from pytest_nemoperf.verdict.workload import loop_workload
@@ -204,6 +206,40 @@ class Perf:
         loop.end()
         self.compare(self._loop_measurement(case, expected, loop, whole_workload))
 
+    def collective(
+        self,
+        kind: str,
+        *,
+        gpus: Mapping[str, int],
+        size_mib: float | Mapping[str, float],
+        dtype: str | None = None,
+    ) -> Verdict:
+        """Time a collective over ranks of one node, and judge it.
+
+        ``perf.collective("all_reduce", gpus={"h100": 8, "cpu": 2}, size_mib={"h100": 512, "cpu": 4})``. The ranks are
+        started by the launcher, with NCCL on GPUs and gloo on a CPU. Bandwidths are those of nccl-tests.
+
+        Args:
+            kind: ``all_reduce``, ``all_gather``, ``reduce_scatter``, ``all_to_all`` or ``send_recv``.
+            gpus: Ranks by system; the test skips on others, and where there are fewer GPUs.
+            size_mib: Message, as nccl-tests counts it; of any system, or by system.
+            dtype: ``bf16`` or ``fp32``; None for bf16 on GPUs and fp32 on a CPU.
+
+        Returns:
+            The verdict, where it does not fail.
+        """
+        session = self._session
+        with self._as_outcome():
+            collective = collective_of(kind, gpus=gpus, size_mib=size_mib, dtype=dtype, settings=session.settings)
+        self.begin_in_process(collective.case, kind="a collective", subject=collective.case)
+        with self._as_outcome():
+            check_devices(collective, settings=session.settings)
+            session.check_once(collective.case, nodeid=self._item.nodeid)
+            session.planner.claim(collective.case, nodeid=self._item.nodeid)
+            session.take_turn()
+            measurement = session.measure_collective(collective, mark=perf_mark(self._item))
+        return self.compare(measurement)
+
     def passes(self, case: str, *, num_gpus: int) -> Passes:
         """Return the passes of a case that this process measures itself."""
         settings = self._session.settings
@@ -230,7 +266,7 @@ class Perf:
                 f"{kind} is of no framework, and runs once: in the test of {first}, the first one of --perf-framework"
             )
         with self._as_outcome():
-            policy = self._session.planner.policy(perf_mark(self._item))
+            policy = self._session.planner.policy(perf_mark(self._item), kind=CaseKind.CALLS)
             self._session.planner.note_case(case, nodeid=self._item.nodeid, policy=policy)
         settings = self._session.settings
         if settings.is_dry_run:

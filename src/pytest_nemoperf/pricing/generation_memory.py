@@ -8,7 +8,6 @@ from pytest_nemoperf.layouts.shards import counted_shards, layers_of_stage
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import CompressedAttention, Layer, Mixer
 from pytest_nemoperf.models.weights import num_kv_copies, num_local_kv_heads
-from pytest_nemoperf.pricing.activations import compute_bytes
 from pytest_nemoperf.recipes.recipe import Plan
 
 
@@ -49,7 +48,8 @@ def generation_memory(plan: Plan) -> GenerationMemory | None:
     generation = plan.layout.generation
     if rl is None or generation is None:
         return None
-    element = compute_bytes(plan.precision)
+    # In fp8 vLLM's matrices have one byte, the bf16 ones that it loads them from have two.
+    element = 4 if plan.generation_precision == "fp32" else 2
     num_copies = num_kv_copies(plan.model, tp=generation.tp)
     num_slots = rl.num_slots(dp=generation.dp)
     num_cached = 1 if rl.generator == "vllm" else num_slots

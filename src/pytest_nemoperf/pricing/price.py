@@ -14,6 +14,7 @@ from pytest_nemoperf.models.weights import num_active_parameters, num_parameters
 from pytest_nemoperf.pricing.generation_memory import GenerationMemory, generation_memory
 from pytest_nemoperf.pricing.kv_copies import KVCopies, kv_copies
 from pytest_nemoperf.pricing.memory import StageMemory, memory_of_stages, shown_stages
+from pytest_nemoperf.pricing.rough_time import RoughTime, rough_time, startup_sec
 from pytest_nemoperf.pricing.traffic import AxisTraffic, axis_traffic
 from pytest_nemoperf.recipes.memory_rules import KeptBy, MemoryRules, native_rules
 from pytest_nemoperf.recipes.recipe import Plan, Recompute
@@ -87,6 +88,8 @@ class Price:
         kv_copies: Cost of key-value heads copied to several ranks; None without copies.
         expected: Step time estimated from a baseline or a published row; None without a comparable one.
         no_expectation: Reason why there is no estimate; empty if there is one.
+        estimated: Step time estimated from FLOPs and bytes, where there is no other; None where it can't be either.
+        startup_sec: Estimated seconds from a launch to its first step; None where they aren't known.
         unsupported: Reason why the plan's framework can't run it here; None if it can.
         memory_range: Peak memory over unstated settings; None if every setting is stated.
         uncounted: Memory that is counted from below, in words; empty if all is counted. With it a plan is never said
@@ -108,6 +111,8 @@ class Price:
     kv_copies: KVCopies | None = None
     expected: StepTimeEstimate | None = None
     no_expectation: str = ""
+    estimated: RoughTime | None = None
+    startup_sec: float | None = None
     unsupported: str | None = None
     memory_range: MemoryRange | None = None
     memory_rules: MemoryRules | None = None
@@ -178,6 +183,8 @@ def price_plan(
         traffic=axis_traffic(plan, stages=shown),
         expected=expected,
         no_expectation=why_not,
+        estimated=rough_time(plan, system=system, generation=generation) if expected is None else None,
+        startup_sec=startup_sec(plan),
         unsupported=unsupported,
         memory_rules=rules,
         uncounted=uncounted_memory(plan),

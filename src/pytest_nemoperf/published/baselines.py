@@ -23,7 +23,7 @@ from pytest_nemoperf.measure.measurement import Run, workload_of
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.published.files import published_rows
 from pytest_nemoperf.published.precisions import printed_precisions
-from pytest_nemoperf.published.recipes import BACKENDS, BALANCED, VLLM_PRECISION, incomparable_conditions
+from pytest_nemoperf.published.recipes import BACKENDS, BALANCED, incomparable_conditions
 from pytest_nemoperf.published.row import PublishedRollouts, PublishedRow
 from pytest_nemoperf.published.row_model import row_convention, row_model
 from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX
@@ -253,9 +253,7 @@ def _rollout_differences(rollouts: PublishedRollouts, *, plan: Plan, rl: RL) -> 
         own = {"tp": generation.tp, "pp": generation.pp, "dp": generation.dp}
     for name, degree in own.items():
         yield from _difference(f"generation's {name}", printed=getattr(rollouts, name), own=degree)
-    # Frameworks generate in bf16, but for NeMo RL with the option.
-    precision = str(plan.framework_options.get(VLLM_PRECISION, "bf16"))
-    yield from _difference("generation's precision", printed=rollouts.precision.lower(), own=precision)
+    yield from _difference("generation's precision", printed=rollouts.precision.lower(), own=plan.generation_precision)
     if plan.framework == "nemo_rl":
         printed = BACKENDS.get(rollouts.backend, rollouts.backend)
         yield from _difference("the training backend", printed=printed, own=backend_of(plan))

@@ -26,7 +26,7 @@ from pytest_nemoperf.recipes.memory_rules import MemoryRules, megatron_rules, na
 from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX, complete_layout
 from pytest_nemoperf.recipes.recipe import Plan, Recipe, Recompute
 from pytest_nemoperf.recipes.resolve import resolve
-from pytest_nemoperf.recipes.rl import RL
+from pytest_nemoperf.recipes.rl import RL, GenerationPrecision
 from pytest_nemoperf.recipes.systems import System, find_system
 
 _FRAMEWORKS: Final[Mapping[str, str]] = MappingProxyType(
@@ -42,11 +42,8 @@ _FRAMEWORKS: Final[Mapping[str, str]] = MappingProxyType(
 """Framework that runs a row's recipe, by the one that ran the row."""
 BACKENDS: Final = MappingProxyType({"Megatron": "megatron", "Megatron-core": "megatron", "PyTorch": "dtensor"})
 """Training backends of NeMo RL, by printed words."""
-VLLM_PRECISION: Final = "policy.generation.vllm_cfg.precision"
-"""Option of NeMo RL for the precision of generation, which is the policy's bf16 without it."""
-_VLLM_PRECISIONS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
-    {"BF16": {}, "FP8": {VLLM_PRECISION: "fp8"}}
-)
+_VLLM_PRECISIONS: Final[Mapping[str, GenerationPrecision]] = MappingProxyType({"BF16": "bf16", "FP8": "fp8"})
+"""Precision of generation by the printed word."""
 BALANCED: Final = frozenset({"megatron_bridge", "automodel"})
 """Frameworks whose pages say that tokens are assigned to experts evenly."""
 _GENERATIONS: Final = MappingProxyType({2048: 32, 512: 16})
@@ -187,7 +184,7 @@ def _reinforcement(row: PublishedRow, *, rollouts: PublishedRollouts, system: Sy
         global_batch_size=row.global_batch_size or 0,
         precision=precision,
         framework="nemo_rl",
-        framework_options={"backend": backend, **_VLLM_PRECISIONS[rollouts.precision]},
+        framework_options={"backend": backend},
         steps=_RL_STEPS,
         warmup_steps=_RL_WARMUP_STEPS,
         variant=_variant(row),
@@ -199,6 +196,7 @@ def _reinforcement(row: PublishedRow, *, rollouts: PublishedRollouts, system: Sy
             response_lengths="sampled",
             algorithm=replace(find_algorithm(row.task), **_algorithm_settings(row)),
             generator="vllm",
+            generation_precision=_VLLM_PRECISIONS[rollouts.precision],
             max_staleness=rollouts.max_staleness,
             is_packed=True,
             learning_rate=_LEARNING_RATE,

@@ -40,7 +40,8 @@ _MIN_CONFIG_PART_LENGTH = 20
 
 _NODES_AND_GPUS = re.compile(r"\d+n\d+g")
 _OPTIONAL_WORD = re.compile(
-    r"recompute_(selective|full)|compiled|balanced|varlen|off\d+|replay|sampled|packed|vllm|gen_[a-z]+"
+    r"recompute_(selective|full)|compiled|balanced|varlen|off\d+|replay|sampled|packed|vllm|gen_[a-z]+|"
+    r"gen(fp32|bf16|fp8)"
 )
 _RECIPE_ID = re.compile(
     rf"[^-]+-(?P<model>.+?)-{_NODES_AND_GPUS.pattern}-(?:.+?-)?(?:{'|'.join(Precision)})-(?P<layout>.+?)-seq\d+-"
@@ -74,7 +75,7 @@ def case_id(recipe: Recipe, *, layout: Layout, num_nodes: int) -> str:
     if recipe.framework_config:
         parts.append(_config_part(recipe))
     if recipe.rl is not None:
-        parts.extend(_rollout_parts(recipe.rl))
+        parts.extend(_rollout_parts(recipe.rl, training=recipe.precision))
     if recipe.recompute is not Recompute.NONE:
         parts.append(f"recompute_{recipe.recompute}")
     if recipe.is_compiled:
@@ -157,7 +158,7 @@ def count_nodes(layout: Layout, *, system: System) -> int:
     return gpus // per_node
 
 
-def _rollout_parts(rl: RL) -> Iterator[str]:
+def _rollout_parts(rl: RL, *, training: Precision) -> Iterator[str]:
     yield f"p{rl.num_prompts_per_step}g{rl.num_generations_per_prompt}"
     yield f"in{rl.prompt_len}out{rl.max_response_len}"
     if rl.max_staleness:
@@ -172,6 +173,9 @@ def _rollout_parts(rl: RL) -> Iterator[str]:
         yield rl.generator
     elif rl.generator != "native":
         yield f"gen_{rl.generator}"
+    precision = rl.precision_of_generation(training)
+    if precision != replace(rl, generation_precision=None).precision_of_generation(training):
+        yield f"gen{precision}"
 
 
 def _config_part(recipe: Recipe) -> str:

@@ -22,7 +22,7 @@ from pytest_nemoperf.models.cut import cut_layers
 from pytest_nemoperf.recipes.ab_turn import ABTurn
 from pytest_nemoperf.recipes.rl import RL
 from pytest_nemoperf.recipes.systems import find_system
-from pytest_nemoperf.records.metrics import JUDGED
+from pytest_nemoperf.records.metrics import CHECKPOINT_METRICS, EXTRA_METRICS, JUDGED
 
 RECIPE_SCHEMA_VERSION: Final = 1
 PLAN_SCHEMA_VERSION: Final = 1
@@ -122,7 +122,8 @@ class Recipe:
         seed: Seed of weights and synthetic tokens.
         flops_convention: Name of the FLOPs convention, see docs/metrics.md.
         tolerances: Allowed worsening in percent by metric name; ``all`` for every metric that is judged by default.
-        timeout_sec: Wall-clock limit of one run; None derives it from the number of steps.
+        timeout_sec: Wall-clock limit of one run; None derives it from FLOPs, or from the step
+            times of earlier runs on the same machine.
         command: For framework ``command``: argv of a process that trains. ``{run_dir}`` in it stands for the directory
             of the run, ``{total_steps}`` for the number of its steps.
         is_command_per_rank: The command is started once per rank, with RANK, WORLD_SIZE and the like; otherwise it is
@@ -137,6 +138,9 @@ class Recipe:
             them.
         unstated: Settings that the recipe's source does not state, ``recompute`` and ``shard_optimizer``: the recipe
             runs with its own value, and its price is a range over the setting's values.
+        extra_metrics: Metrics of a launch that are measured only where they are asked for: ``time_to_first_step_sec``,
+            ``compile_time_sec``, ``checkpoint_save_sec``, ``checkpoint_async_save_sec`` and ``checkpoint_load_sec``.
+            They are no part of the workload, so that asking for more leaves a baseline comparable.
 
     Raises:
         RecipeError: If a value breaks a rule; the message names it.
@@ -174,6 +178,7 @@ class Recipe:
     env: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     unstated: tuple[str, ...] = ()
+    extra_metrics: tuple[str, ...] = ()
     schema_version: Literal[1] = RECIPE_SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -181,7 +186,11 @@ class Recipe:
         object.__setattr__(self, "recompute", enum_member(Recompute, self.recompute, subject="recompute"))
         object.__setattr__(self, "layouts", _layouts(self.layouts))
         object.__setattr__(self, "command", _argv(self.command))
-        for name, example in (("notes", "('measured on a draft',)"), ("unstated", "('recompute',)")):
+        for name, example in (
+            ("notes", "('measured on a draft',)"),
+            ("unstated", "('recompute',)"),
+            ("extra_metrics", "('time_to_first_step_sec',)"),
+        ):
             object.__setattr__(self, name, _texts(getattr(self, name), subject=name, example=example))
         if not self.framework_config:
             self._check_completeness()
@@ -193,6 +202,7 @@ class Recipe:
         self._check_required_counts()
         check_fields(self)
         _check_unstated(self.unstated)
+        _check_extra_metrics(self.extra_metrics)
         _check_placeholders(self.command)
         for system in self.gpus:
             find_system(system)
@@ -349,6 +359,7 @@ class Plan:
         flops_convention: Name of their convention.
         peak_tflops: Dense peak of one GPU in this precision, TFLOP/s; None if unknown, then there is no MFU.
         timeout_sec: Wall-clock limit of one run.
+        timeout_basis: Words that say where the limit comes from.
         inject_pct: Self-test: delay of each step in percent; 0 for a real run.
         is_profiled: The measured steps run under the profiler; such a run is never part of a measurement.
         command: Framework ``command``: the argv.
@@ -361,6 +372,9 @@ class Plan:
         turn: Turns of the run in a comparison with another version of the code; None for any other run.
         notes: Remarks shown with the case.
         unstated: Settings that the recipe's source does not state; the price is a range over them.
+        extra_metrics: Metrics of a launch that the recipe asks for.
+        checkpoint_dir: Folder in which a launch saves its checkpoint: in a planned case the one that is given, in
+            ``plan.json`` the run's own folder inside it. Empty if no checkpoint is asked for.
 
     Raises:
         RecipeError: If a value is of another type, or beyond its bounds.
@@ -387,6 +401,7 @@ class Plan:
     flops_convention: str
     peak_tflops: float | None
     timeout_sec: float
+    timeout_basis: str = ""
     recompute: Recompute = Recompute.NONE
     is_compiled: bool = False
     is_router_balanced: bool = False
@@ -406,6 +421,8 @@ class Plan:
     turn: ABTurn | None = None
     notes: tuple[str, ...] = ()
     unstated: tuple[str, ...] = ()
+    extra_metrics: tuple[str, ...] = ()
+    checkpoint_dir: str = ""
     schema_version: Literal[1] = PLAN_SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -414,11 +431,22 @@ class Plan:
             if not getattr(self, name):
                 raise RecipeError(f"plan: {name}=0 must be a whole number >= 1")
         _check_unstated(self.unstated)
+        _check_extra_metrics(self.extra_metrics)
 
     @property
     def total_steps(self) -> int:
         """Warm-up and measured steps together."""
         return self.warmup_steps + self.steps
+
+    @property
+    def generation_precision(self) -> str:
+        """Number format of generation; empty for a workload without it."""
+        return "" if self.rl is None else self.rl.precision_of_generation(self.precision)
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """The ranks save or load a checkpoint after their steps."""
+        return any(metric.name in self.extra_metrics for metric in CHECKPOINT_METRICS)
 
     @property
     def num_updates(self) -> int:
@@ -498,3 +526,14 @@ def _check_unstated(names: Sequence[str]) -> None:
             raise RecipeError(
                 f"unstated: {shown(name)} is no setting that may be unstated; {did_you_mean(name, UNSTATED)}"
             )
+
+
+def _check_extra_metrics(names: Sequence[str]) -> None:
+    known = [metric.name for metric in EXTRA_METRICS]
+    for name in names:
+        if name not in known:
+            raise RecipeError(
+                f"extra_metrics: {shown(name)} is no metric that is measured on request; {did_you_mean(name, known)}"
+            )
+    if len(set(names)) < len(names):
+        raise RecipeError(f"extra_metrics={shown(list(names))} names a metric twice; name each once")

@@ -14,17 +14,9 @@ from pytest_nemoperf.recipes.recipe import Plan, Recipe
 from pytest_nemoperf.recipes.rl_rules import rl_problems
 from pytest_nemoperf.recipes.rules import layout_problems
 from pytest_nemoperf.recipes.systems import System
+from pytest_nemoperf.recipes.time_limit import derived_limit, with_limit
 
-_STARTUP_ALLOWANCE_SEC = 60.0
-"""Part of a derived time-out for imports, process groups and the model; torchrun took 33 s for 8 CPU ranks."""
-_FRAMEWORK_STARTUP_ALLOWANCE_SEC = 1800.0
-"""The same for a framework's own recipe, which may load a checkpoint, start a cluster and compile kernels."""
-_SLOW_TO_START = frozenset({"automodel", "megatron", "megatron_bridge", "nemo_rl", "torchtitan", "trl"})
-"""Frameworks that do so in runs of plans, too: torchtitan tunes its attention, NeMo RL starts a cluster."""
-_STEP_ALLOWANCE_SEC = 20.0
-"""Part of a derived time-out for each step; generous, since a time-out is for runs that hang."""
-_RL_STEP_ALLOWANCE_SEC = 1000.0
-"""The same for reinforcement learning on GPUs: published steps take 53 to 974 s (catalog/published)."""
+_UNKNOWN_SEC = 1.0  # of a plan whose limit follows from it
 
 
 def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_sec: float | None = None) -> Plan:
@@ -58,16 +50,18 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
         flops_per_token = num_flops_per_token(model, seq_len=recipe.seq_len, convention=convention, tp=layout.tp)
     else:
         rl = replace(rl, algorithm=rl.algorithm_config)
+        if rl.generation_precision == replace(rl, generation_precision=None).precision_of_generation(recipe.precision):
+            rl = replace(rl, generation_precision=None)  # one workload, said in either way
         # Multi-token prediction speeds up pre-training; reinforcement learning trains the next token alone.
         model = replace(model, mtp_num_layers=0)
         seq_lens = rl.max_lengths(seq_len=recipe.seq_len)
         num_tokens = sum(seq_lens)
         flops_per_token = num_flops(model, seq_lens=seq_lens, convention=convention, tp=layout.tp) / num_tokens
+    basis = "--perf-timeout"
     if timeout_sec is None:
         timeout_sec = recipe.timeout_sec
-    if timeout_sec is None:
-        timeout_sec = _derived_timeout_sec(recipe, system=system, inject_pct=inject_pct)
-    return Plan(
+        basis = "timeout_sec of the recipe"
+    plan = Plan(
         case=case_id(recipe, layout=layout, num_nodes=num_nodes),
         workload=recipe.workload,
         system=system.name,
@@ -92,7 +86,8 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
         flops_per_token=flops_per_token,
         flops_convention=convention.name,
         peak_tflops=system.peak_tflops.get(recipe.precision.number_format),
-        timeout_sec=timeout_sec,
+        timeout_sec=timeout_sec or _UNKNOWN_SEC,
+        timeout_basis=basis,
         inject_pct=inject_pct,
         framework_config=recipe.framework_config,
         framework_options=recipe.framework_options,
@@ -105,15 +100,8 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
         rl=rl,
         notes=recipe.notes,
         unstated=recipe.unstated,
+        extra_metrics=recipe.extra_metrics,
     )
-
-
-def _derived_timeout_sec(recipe: Recipe, *, system: System, inject_pct: float) -> float:
-    steps = recipe.warmup_steps + recipe.steps
-    allowance = _STEP_ALLOWANCE_SEC
-    if recipe.rl is not None and system.device == "cuda":
-        allowance = _RL_STEP_ALLOWANCE_SEC
-    startup = _STARTUP_ALLOWANCE_SEC
-    if recipe.framework_config or recipe.framework in _SLOW_TO_START:
-        startup = _FRAMEWORK_STARTUP_ALLOWANCE_SEC
-    return startup + allowance * steps * (1 + inject_pct / 100)
+    if timeout_sec is None:
+        return with_limit(plan, derived_limit(plan, system=system))
+    return plan

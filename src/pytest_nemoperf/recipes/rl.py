@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from pytest_nemoperf.bounds import SAMPLES, bound_problem, check_fields
 from pytest_nemoperf.errors import RecipeError, did_you_mean, shown
@@ -20,6 +20,8 @@ _SAMPLES_OF_A_STEP = "num_prompts_per_step*num_generations_per_prompt"
 
 GENERATORS: Final = ("native", "vllm", "megatron", "sglang", "trtllm", "dynamo")
 """Engines that generate, by name; the native engine has the first two."""
+GenerationPrecision = Literal["fp32", "bf16", "fp8"]
+"""Number format of generation; ``fp8`` is what vLLM calls so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,8 @@ class RL:
         max_staleness: Steps by which the weights that generate may be older than those that train: 0 on-policy, n for
             n steps off, which needs generation ranks of its own.
         generator: ``native`` or ``vllm``; of other frameworks ``megatron``, ``sglang``, ``trtllm`` or ``dynamo`` too.
+        generation_precision: Number format of the generator's matrix products, ``fp32``, ``bf16`` or ``fp8``; None for
+            ``fp32`` where training has it, else ``bf16``.
         temperature: Temperature of sampling; logits are divided by it.
         top_p: Only the most probable tokens, up to this total probability, are sampled.
         top_k: Only this many of the most probable tokens are sampled; None for all.
@@ -65,6 +69,7 @@ class RL:
     algorithm: str | Algorithm = "grpo"
     max_staleness: int = 0
     generator: Literal["native", "vllm", "megatron", "sglang", "trtllm", "dynamo"] = "native"
+    generation_precision: GenerationPrecision | None = None
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int | None = None
@@ -83,6 +88,12 @@ class RL:
             raise RecipeError(f"unknown response_lengths {shown(lengths)}; use 'fixed', 'sampled' or a list of lengths")
         if self.generator not in GENERATORS:
             raise RecipeError(f"unknown generator {shown(self.generator)}; {did_you_mean(self.generator, GENERATORS)}")
+        precision: object = self.generation_precision
+        if precision is not None and precision not in get_args(GenerationPrecision):
+            raise RecipeError(
+                f"unknown generation_precision {shown(precision)}; use {', '.join(get_args(GenerationPrecision))}, or "
+                "None for the usual one"
+            )
         check_fields(self)
         if problem := bound_problem(self.num_samples, name=_SAMPLES_OF_A_STEP, bound=SAMPLES):
             raise RecipeError(problem)
@@ -111,6 +122,12 @@ class RL:
         if isinstance(self.algorithm, Algorithm):
             return self.algorithm
         return find_algorithm(self.algorithm)
+
+    def precision_of_generation(self, training: str) -> GenerationPrecision:
+        """Return the number format of generation beside training in that precision."""
+        if self.generation_precision is not None:
+            return self.generation_precision
+        return "fp32" if training == "fp32" else "bf16"
 
     @property
     def num_samples(self) -> int:

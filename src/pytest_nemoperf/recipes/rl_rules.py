@@ -55,6 +55,11 @@ def rl_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterat
                 f"generator={rl.generator!r} with framework={NATIVE!r}, which has native and vllm; choose one of "
                 "these, or name the framework that has it"
             )
+        if rl.generator == "native" and rl.generation_precision == "fp8":
+            yield (
+                "generation_precision='fp8' with generator='native', whose matrix products are fp32 or bf16; use "
+                "generator='vllm', or generation_precision='bf16'"
+            )
         if rl.generator == "vllm":
             yield from vllm_problems(model, rl=rl, generation=generation)
         yield from _share_problems(generation, model=model)

@@ -50,6 +50,7 @@ _VARIABLES = (
     "MALLOC_*",
     "MKL_*",
     "NCCL_*",
+    "NEMOPERF_FAST_PATHS",
     "NVIDIA_TF32_OVERRIDE",
     "NVTE_*",
     "OMP_*",

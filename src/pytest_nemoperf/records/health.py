@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from pytest_nemoperf.errors import plural
-from pytest_nemoperf.records.figures import Amount, Count, Finite
+from pytest_nemoperf.records.figures import Amount, Count, Finite, Positive
 
 HEALTH_FILE = "health.json"
 MAX_SLOWED_SHARE = 0.10
@@ -102,6 +102,26 @@ class CpuHealth:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Energy:
+    """Energy of the devices within the measured steps, without warm-up and without the work after the last step.
+
+    Attributes:
+        source: ``nvml``, the driver's counters of the run's GPUs, or ``powercap``, the kernel's of the host's processor
+            packages, on which everything that runs on the host counts.
+        joules: Energy over all devices; None if it is not known.
+        seconds: Time between the first and the last reading.
+        noise_pct: Standard deviation by the age of a reading, percent; None if the energy is not known.
+        problem: Reason that the energy is not known; empty if it is.
+    """
+
+    source: Literal["nvml", "powercap"]
+    joules: Positive | None = None
+    seconds: Amount = 0.0
+    noise_pct: Amount | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HealthReport:
     """State of the machine during one run, seen from outside its ranks; ``health.json`` of a run directory.
 
@@ -111,6 +131,7 @@ class HealthReport:
         is_measured_steps: They lie within the measured steps.
         cpu: Cores of the host; None if the kernel does not report them.
         gpus: GPUs of the ranks.
+        energy: Energy of the GPUs, or of the host's processors where there are none; None if it was not watched.
     """
 
     seconds: Amount
@@ -118,6 +139,7 @@ class HealthReport:
     is_measured_steps: bool
     cpu: CpuHealth | None = None
     gpus: tuple[GpuHealth, ...] = ()
+    energy: Energy | None = None
     schema_version: Literal[1] = HEALTH_SCHEMA_VERSION
 
 
@@ -144,6 +166,13 @@ def sm_clocks_mhz(report: HealthReport | None) -> tuple[float, ...]:
 def gpu_powers_w(report: HealthReport | None) -> tuple[float, ...]:
     """Return the median power of each GPU; empty unless the driver reports it for all."""
     return _medians_of_gpus(report, figure="power_w")
+
+
+def energy_noise_pct(report: HealthReport | None) -> float | None:
+    """Return the scatter of the energy by the age of its readings, percent; None if the energy is not known."""
+    if report is None or report.energy is None:
+        return None
+    return report.energy.noise_pct
 
 
 def _medians_of_gpus(report: HealthReport | None, *, figure: Literal["sm_clock_mhz", "power_w"]) -> tuple[float, ...]:

@@ -11,6 +11,7 @@ FLOPS_PER_TFLOP = 1e12
 _WHOLE_FROM = 100
 _TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
 _MAX_SEC = 1e6  # eleven days of one call, or of one phase of a step
+_MAX_JOULES = 1e6  # of one token; 0.28 kWh
 
 
 class Direction(StrEnum):
@@ -184,6 +185,29 @@ TIME_PER_CALL_SEC = Metric(
     judged=Judged.BY_DEFAULT,
     limit=_MAX_SEC,
 )
+CALL_TFLOPS_PER_SEC = Metric(
+    name="call_tflops_per_sec", unit="TFLOP/s", direction=Direction.HIGHER, label="TFLOP/s", heading="TFLOP / sec"
+)
+CALL_GIB_PER_SEC = Metric(
+    name="call_gib_per_sec", unit="GiB/s", direction=Direction.HIGHER, label="GiB/s", heading="GiB / sec"
+)
+ALGORITHM_GIB_PER_SEC = Metric(
+    name="algorithm_gib_per_sec",
+    unit="GiB/s",
+    direction=Direction.HIGHER,
+    label="algorithm bandwidth",
+    heading="Algorithm bandwidth (GiB / sec)",
+)
+BUS_GIB_PER_SEC = Metric(
+    name="bus_gib_per_sec",
+    unit="GiB/s",
+    direction=Direction.HIGHER,
+    label="bus bandwidth",
+    heading="Bus bandwidth (GiB / sec)",
+)
+CALL_RATES = (CALL_TFLOPS_PER_SEC, CALL_GIB_PER_SEC, ALGORITHM_GIB_PER_SEC, BUS_GIB_PER_SEC)
+"""Rates of timed calls: their work over the time of a call, which is what is judged."""
+
 MEAN_TOKENS_PER_STEP = Metric(
     name="mean_tokens_per_step",
     unit="tokens",
@@ -312,6 +336,92 @@ MAX_LOGPROB_ERROR = Metric(
 )
 KL = Metric(name="kl", unit="", direction=Direction.NEITHER, label="KL from the reference")
 
+JOULES_PER_TOKEN = Metric(
+    name="joules_per_token",
+    unit="J/token",
+    direction=Direction.LOWER,
+    label="energy",
+    judged=Judged.WHEN_NAMED,
+    limit=_MAX_JOULES,
+)
+TOKENS_PER_JOULE = Metric(
+    name="tokens_per_joule",
+    unit="tokens/J",
+    direction=Direction.HIGHER,
+    label="tokens/J",
+    judged=Judged.WHEN_NAMED,
+    limit=1e12,
+)
+TIME_TO_FIRST_STEP_SEC = Metric(
+    name="time_to_first_step_sec",
+    unit="s",
+    direction=Direction.LOWER,
+    label="time to first step",
+    judged=Judged.WHEN_NAMED,
+    limit=_MAX_SEC,
+)
+COMPILE_TIME_SEC = Metric(
+    name="compile_time_sec",
+    unit="s",
+    direction=Direction.LOWER,
+    label="compile time",
+    judged=Judged.WHEN_NAMED,
+    limit=_MAX_SEC,
+)
+CHECKPOINT_SAVE_SEC = Metric(
+    name="checkpoint_save_sec",
+    unit="s",
+    direction=Direction.LOWER,
+    label="checkpoint save",
+    judged=Judged.WHEN_NAMED,
+    limit=_MAX_SEC,
+)
+CHECKPOINT_ASYNC_SAVE_SEC = Metric(
+    name="checkpoint_async_save_sec",
+    unit="s",
+    direction=Direction.LOWER,
+    label="wait for an async checkpoint save",
+    judged=Judged.WHEN_NAMED,
+    limit=_MAX_SEC,
+)
+CHECKPOINT_LOAD_SEC = Metric(
+    name="checkpoint_load_sec",
+    unit="s",
+    direction=Direction.LOWER,
+    label="checkpoint load",
+    judged=Judged.WHEN_NAMED,
+    limit=_MAX_SEC,
+)
+CHECKPOINT_GIB = Metric(name="checkpoint_gib", unit="GiB", direction=Direction.NEITHER, label="checkpoint size")
+CHECKPOINT_ASYNC_TOTAL_SEC = Metric(
+    name="checkpoint_async_total_sec", unit="s", direction=Direction.LOWER, label="whole async checkpoint save"
+)
+CHECKPOINT_SAVE_GIB_PER_SEC = Metric(
+    name="checkpoint_save_gib_per_sec", unit="GiB/s", direction=Direction.HIGHER, label="checkpoint save speed"
+)
+CHECKPOINT_LOAD_GIB_PER_SEC = Metric(
+    name="checkpoint_load_gib_per_sec", unit="GiB/s", direction=Direction.HIGHER, label="checkpoint load speed"
+)
+
+ENERGY_METRICS = (JOULES_PER_TOKEN, TOKENS_PER_JOULE)
+"""Metrics of a run's energy, from counters outside its ranks."""
+
+CHECKPOINT_METRICS = (CHECKPOINT_SAVE_SEC, CHECKPOINT_ASYNC_SAVE_SEC, CHECKPOINT_LOAD_SEC)
+"""Metrics that a case must ask for, and for which its ranks save and load a checkpoint."""
+
+EXTRA_METRICS = (TIME_TO_FIRST_STEP_SEC, COMPILE_TIME_SEC, *CHECKPOINT_METRICS)
+"""Metrics that a recipe may ask for in ``extra_metrics``, in printed order."""
+
+BESIDE_STEPS = (
+    *ENERGY_METRICS,
+    *EXTRA_METRICS,
+    CHECKPOINT_ASYNC_TOTAL_SEC,
+    CHECKPOINT_GIB,
+    CHECKPOINT_SAVE_GIB_PER_SEC,
+    CHECKPOINT_LOAD_GIB_PER_SEC,
+)
+"""Metrics of a launch that its step records don't hold, in printed order; rounds of two revisions have none of them."""
+
 RL_METRICS = (
     GENERATION_TOKENS_PER_SEC_PER_GPU,
     LOGPROB_TOKENS_PER_SEC_PER_GPU,
@@ -346,8 +456,10 @@ METRICS = {
         *RL_METRICS,
         PEAK_MEMORY_GIB,
         TIME_PER_CALL_SEC,
+        *CALL_RATES,
         MEAN_TOKENS_PER_STEP,
         TOKENS_SPREAD_PCT,
+        *BESIDE_STEPS,
     )
 }
 """Every known metric by name."""
@@ -355,13 +467,13 @@ METRICS = {
 JUDGED = tuple(metric for metric in METRICS.values() if metric.judged is not Judged.NEVER)
 """Metrics that may have a tolerance, in printed order; the others follow from them, or describe the workload."""
 
-WHOLE_STEP = tuple(metric for metric in JUDGED if not metric.phases)
-"""Judged metrics of whole steps, calls and runs; the other judged ones are of phases."""
+WHOLE_STEP = tuple(metric for metric in JUDGED if not metric.phases and metric not in BESIDE_STEPS)
+"""Judged metrics of whole steps and calls; the other judged ones are of phases, or of a launch beside its steps."""
 
 PRETRAIN_PAGE = (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU)
 """Columns of the performance page of pre-training; that of reinforcement learning has exactly NeMo RL's."""
 
-IN_PROCESS_PAGE = (TIME_PER_CALL_SEC, STEP_TIME_SEC, *PRETRAIN_PAGE)
+IN_PROCESS_PAGE = (TIME_PER_CALL_SEC, *CALL_RATES, STEP_TIME_SEC, *PRETRAIN_PAGE)
 """Columns of the page of calls and loops that the test process has timed, of those that any case has."""
 
 PRETRAIN_SUMMARY = (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU, MFU_PCT, STEP_TIME_SEC, PEAK_MEMORY_GIB)
@@ -370,5 +482,5 @@ PRETRAIN_SUMMARY = (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU, MFU_PCT, STE
 RL_SUMMARY = (TOKENS_PER_SEC_PER_GPU, STEP_TIME_SEC, PEAK_MEMORY_GIB)
 """Columns of the terminal's table of reinforcement learning."""
 
-CALL_SUMMARY = (TIME_PER_CALL_SEC,)
+CALL_SUMMARY = (TIME_PER_CALL_SEC, *CALL_RATES)
 """Columns of the terminal's table of timed calls."""

@@ -10,6 +10,7 @@ from typing import Final, Literal
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.records.figures import Amount, Count
 from pytest_nemoperf.records.health import HealthReport
+from pytest_nemoperf.records.launch_times import CheckpointTimes, StartTimes
 from pytest_nemoperf.records.yardstick import Yardstick
 
 RECORD_SCHEMA_VERSION: Final = 1
@@ -185,6 +186,7 @@ class RunResult:
         hosts: Name of each rank's host, by rank; empty if not known.
         yardsticks_before: Fixed workload of each rank before its steps, by rank; empty if not timed.
         yardsticks_after: The same after its steps.
+        checkpoint: Save and load of a checkpoint after the steps; None if the plan asks for none.
     """
 
     num_ranks: Count
@@ -194,6 +196,7 @@ class RunResult:
     hosts: tuple[str, ...] = ()
     yardsticks_before: tuple[Yardstick, ...] = ()
     yardsticks_after: tuple[Yardstick, ...] = ()
+    checkpoint: CheckpointTimes | None = None
     schema_version: Literal[1] = RECORD_SCHEMA_VERSION
 
 
@@ -208,6 +211,8 @@ class RunOutput:
         health: State of the machine meanwhile; None if it was not watched.
         yardsticks_before: Fixed workload of each rank before its steps, by rank; empty if not timed.
         yardsticks_after: The same after its steps.
+        start: Time from the launch to the first step; None if it was not noted.
+        checkpoint: Save and load of a checkpoint after the steps; None if the plan asks for none.
     """
 
     records: tuple[StepRecord, ...]
@@ -216,6 +221,8 @@ class RunOutput:
     health: HealthReport | None = None
     yardsticks_before: tuple[Yardstick, ...] = ()
     yardsticks_after: tuple[Yardstick, ...] = ()
+    start: StartTimes | None = None
+    checkpoint: CheckpointTimes | None = None
 
 
 def measured_steps(records: Sequence[StepRecord], *, warmup_steps: int) -> list[StepRecord]:
@@ -230,10 +237,12 @@ class Progress:
     Attributes:
         step: Last finished step, counted from 0.
         step_time_sec: Its wall time on rank 0.
+        ended_sec: Reading of the host's monotonic clock at its end, CLOCK_MONOTONIC; None if the writer notes none.
     """
 
     step: Count
     step_time_sec: Amount
+    ended_sec: Amount | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

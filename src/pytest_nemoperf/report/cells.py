@@ -21,7 +21,7 @@ _SEC_PER_MIN = 60
 _TWO_DIGITS_FROM = 10
 _LEAST_PERCENT = 1e-6
 _ELLIPSIS = "..."
-_BYTE_UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+_BYTE_UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 _FLOP_UNITS = ((10**15, "PFLOP"), (10**12, "TFLOP"), (10**9, "GFLOP"), (10**6, "MFLOP"))
 INJECTION_MEANING = "A self-test: none of these figures is real, none is stored as a baseline."
 
@@ -35,7 +35,7 @@ def elapsed_text(seconds: float) -> str:
 
 
 def bytes_text(count: float) -> str:
-    """Return bytes in the largest decimal unit that leaves a whole digit: ``35.1 GB``."""
+    """Return bytes in the largest binary unit that leaves a whole digit: ``35.1 GiB``."""
     return _with_unit(count, units=_BYTE_UNITS, smallest="B")
 
 

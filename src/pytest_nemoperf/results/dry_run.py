@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -33,54 +33,118 @@ class PricedCase:
 
     @property
     def gpu_hours(self) -> float | None:
-        """GPU-hours of its launches' steps, warm-up included; None without an estimate of the step time."""
-        if self.price.expected is None:
+        """GPU-hours of its launches' steps, warm-up included; None without a step time."""
+        step_times = self._step_times
+        if step_times is None:
             return None
+        _, step_time, _ = step_times
         plan = self.price.plan
         num_steps = plan.total_steps * self.num_launches
-        return num_steps * self.price.expected.step_time_sec * plan.layout.total_gpus / _SEC_PER_HOUR
+        return num_steps * step_time * plan.layout.total_gpus / _SEC_PER_HOUR
+
+    @property
+    def launch_sec(self) -> tuple[float, float, float] | None:
+        """Least, expected and most seconds of one launch, with the time to start if it is known; None as above."""
+        step_times = self._step_times
+        if step_times is None:
+            return None
+        startup = self.price.startup_sec or 0.0
+        low, expected, high = [startup + self.price.plan.total_steps * step_time for step_time in step_times]
+        return low, expected, high
+
+    @property
+    def _step_times(self) -> tuple[float, float, float] | None:
+        """Least, expected and most seconds of a step: all the same for one of a baseline or a page."""
+        expected = self.price.expected
+        if expected is not None:
+            return expected.step_time_sec, expected.step_time_sec, expected.step_time_sec
+        estimated = self.price.estimated
+        if estimated is not None:
+            return estimated.low_sec, estimated.step_time_sec, estimated.high_sec
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchTime:
+    """Wall time of one launch of each case that takes as many GPUs, one after another, start-up included.
+
+    Attributes:
+        gpus: GPUs, or processes on a CPU, of each case.
+        num_cases: Cases.
+        low_sec: Seconds with each estimated step at the fast end of its range.
+        sec: Seconds.
+        high_sec: With each at the slow end.
+    """
+
+    gpus: Size
+    num_cases: Size
+    low_sec: Amount
+    sec: Amount
+    high_sec: Amount
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteCost:
-    """GPU-hours of a suite's steps; of its start-up times nothing is known.
+    """GPU-hours of a suite's steps, and the wall time of one launch of each case.
 
     Attributes:
-        gpu_hours: Sum over the cases with an estimate: warm-up and measured steps x launches x step time x GPUs.
+        gpu_hours: Sum over the cases with a stored or published step time: warm-up and measured steps x launches x step
+            time x GPUs.
         num_stored: Cases with a step time from a stored baseline.
         num_published: Cases with one from a published row.
-        num_unknown: Cases without one, which the sum leaves out.
+        num_unknown: Cases without any, which the sums leave out.
+        estimated_gpu_hours: The same sum over the cases with an estimated step time.
+        num_estimated: Cases with one.
+        launches: Wall time of one launch of each case, by GPUs; cases that do not fit are left out.
     """
 
     gpu_hours: Amount
     num_stored: Count
     num_published: Count
     num_unknown: Count
+    estimated_gpu_hours: Amount = 0.0
+    num_estimated: Count = 0
+    launches: tuple[LaunchTime, ...] = ()
 
     @property
     def num_known(self) -> int:
-        """Cases that the sum is of."""
-        return self.num_stored + self.num_published
+        """Cases that the sums are of."""
+        return self.num_stored + self.num_published + self.num_estimated
 
 
 def suite_cost(cases: Sequence[PricedCase]) -> SuiteCost:
-    """Return the GPU-hours of the cases of a suite."""
-    hours = []
-    num_stored = num_published = 0
+    """Return the GPU-hours and launch times of the cases of a suite."""
+    known = []
+    estimated = []
+    num_published = 0
     for case in cases:
-        if case.gpu_hours is None or case.price.expected is None:
+        if case.gpu_hours is None:
             continue
-        hours.append(case.gpu_hours)
+        if case.price.expected is None:
+            estimated.append(case.gpu_hours)
+            continue
+        known.append(case.gpu_hours)
         if case.price.expected.published:
             num_published += 1
-        else:
-            num_stored += 1
     return SuiteCost(
-        gpu_hours=math.fsum(hours),
-        num_stored=num_stored,
+        gpu_hours=math.fsum(known),
+        num_stored=len(known) - num_published,
         num_published=num_published,
-        num_unknown=len(cases) - len(hours),
+        num_unknown=len(cases) - len(known) - len(estimated),
+        estimated_gpu_hours=math.fsum(estimated),
+        num_estimated=len(estimated),
+        launches=tuple(_launch_times(cases)),
     )
+
+
+def _launch_times(cases: Iterable[PricedCase]) -> Iterable[LaunchTime]:
+    by_gpus: dict[int, list[tuple[float, float, float]]] = {}
+    for case in cases:
+        if case.launch_sec is not None and case.price.is_fitting is not False:
+            by_gpus.setdefault(case.price.plan.layout.total_gpus, []).append(case.launch_sec)
+    for gpus, seconds in sorted(by_gpus.items()):
+        low, expected, high = map(math.fsum, zip(*seconds, strict=True))
+        yield LaunchTime(gpus=gpus, num_cases=len(seconds), low_sec=low, sec=expected, high_sec=high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,8 +183,9 @@ class DryRun:
         asked: Every case the tests ask for: priced ones, loops and benchmark tests.
         gaps: Reasons why they may ask for more; empty if the whole suite was seen.
         systems: Names of the systems that a recipe has a layout for.
-        cost: GPU-hours of the priced cases; None without any.
+        cost: GPU-hours and launch times of the priced cases; None without any.
         terms: Tolerances and error rates, before recipes' and markers' tolerances.
+        noise: Noise that the project states in place of the catalog's, as in the ini key ``perf_noise``.
     """
 
     system: str
@@ -133,4 +198,5 @@ class DryRun:
     systems: tuple[str, ...] = ()
     cost: SuiteCost | None = None
     terms: VerdictPolicy | None = None
+    noise: tuple[str, ...] = ()
     schema_version: Literal[1] = _SCHEMA_VERSION

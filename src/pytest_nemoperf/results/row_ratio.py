@@ -11,6 +11,7 @@ from typing import Final
 
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.flops.count import FLOPS_REL_TOL
+from pytest_nemoperf.recipes.case_kind import CaseKind, kind_of
 from pytest_nemoperf.recipes.systems import find_system
 from pytest_nemoperf.records.metrics import (
     METRICS,
@@ -155,7 +156,8 @@ def _no_interval(row: Row, metric: str) -> str:
 
 def _side(row: Row, *, metric: str) -> _Side:
     logs = [math.log(value) for value in row.values[metric]]
-    rule = _rule(row.system, metric)
+    kind = kind_of(row.settings) if row.settings else CaseKind.SEVERAL_GPUS  # pages print hardly anything smaller
+    rule = _rule(row.system, kind, metric)
     if rule is None:
         return _Side(within=statistics.variance(logs) / len(logs), within_dof=len(logs) - 1)
     sessions = row.sessions if len(row.sessions) == len(logs) else ()
@@ -176,10 +178,10 @@ def _variances(side: _Side, *, is_one_session: bool) -> Iterator[tuple[float, fl
 
 
 @cache
-def _rule(system: str, metric: str) -> SequentialRule | None:
-    """Return the usual noise of a metric on a system; None for a system that the catalog does not know."""
+def _rule(system: str, kind: CaseKind, metric: str) -> SequentialRule | None:
+    """Return the usual noise of a metric of a kind of case; None for a system that the catalog does not know."""
     try:
-        policy = system_policy(find_system(system))
+        policy = system_policy(find_system(system), kind=kind)
     except RecipeError:
         return None
     return policy.rule(METRICS[metric], runs=())

@@ -14,7 +14,6 @@ from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.measure.stored_workload import is_in_process
 from pytest_nemoperf.published.row import PublishedRow
 from pytest_nemoperf.published.row_model import row_convention
-from pytest_nemoperf.recipes.recipe import Precision
 from pytest_nemoperf.recipes.rl import RL
 from pytest_nemoperf.records.metrics import MEAN_RESPONSE_LEN, METRICS, TFLOPS_PER_SEC_PER_GPU
 from pytest_nemoperf.records.provenance import Provenance
@@ -238,7 +237,6 @@ def _rollouts(rl: RL, *, layout: Layout, workload: Mapping[str, Any]) -> Rollout
     if framework == "torch":
         dataset = "sums of two numbers, made from a seed"
     generation = layout.generation
-    generated = precision if precision == Precision.FP32 else Precision.BF16
     return RolloutColumns(
         max_staleness=rl.max_staleness,
         backend=_BACKENDS.get(backend, backend),
@@ -247,6 +245,6 @@ def _rollouts(rl: RL, *, layout: Layout, workload: Mapping[str, Any]) -> Rollout
         tp=1 if generation is None else generation.tp,
         pp=1 if generation is None else generation.pp,
         dp=None if generation is None else generation.dp,
-        precision=generated.upper(),
+        precision=rl.precision_of_generation(precision).upper(),
         is_pinned=rl.has_pinned_lengths,
     )

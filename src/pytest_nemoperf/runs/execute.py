@@ -23,6 +23,8 @@ from pytest_nemoperf.machine.monitor import Monitor
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.recipes.rules import NATIVE
 from pytest_nemoperf.records.health import HEALTH_FILE, HealthReport, health_problems
+from pytest_nemoperf.records.launch_times import START_FILE, StartTimes
+from pytest_nemoperf.records.metrics import TIME_TO_FIRST_STEP_SEC
 from pytest_nemoperf.records.step import (
     PLAN_FILE,
     PROGRESS_FILE,
@@ -34,6 +36,7 @@ from pytest_nemoperf.records.step import (
 )
 from pytest_nemoperf.records.yardstick import Yardstick
 from pytest_nemoperf.runs import clock
+from pytest_nemoperf.runs.checkpoint_folder import own_checkpoint_folder
 from pytest_nemoperf.runs.step_times import Arrival, check_step_times
 from pytest_nemoperf.runs.yardstick import YardstickLaunches, read_yardsticks, write_yardsticks
 
@@ -71,15 +74,16 @@ def run_once(
         RecordError: If they ended well but left an incomplete or impossible record.
     """
     try:
-        return _run(
-            plan,
-            framework=framework,
-            launcher=launcher,
-            run_dir=run_dir.absolute(),
-            on_progress=on_progress,
-            is_watched=is_watched,
-            yardsticks=yardsticks,
-        )
+        with own_checkpoint_folder(plan) as planned:
+            return _run(
+                planned,
+                framework=framework,
+                launcher=launcher,
+                run_dir=run_dir.absolute(),
+                on_progress=on_progress,
+                is_watched=is_watched,
+                yardsticks=yardsticks,
+            )
     except OSError as exc:
         text = os_error_text(exc, place=run_dir)
         if exc.errno == errno.EMFILE:
@@ -125,6 +129,7 @@ def _run(
             on_poll=on_poll,
         )
         lived_sec = clock.now() - started
+        start = follower.start_times(since_sec=started)  # before the last look, which finds whatever came at the end
         follower.poll()
         health: HealthReport | None = None
         if monitor is not None:
@@ -133,6 +138,8 @@ def _run(
         # Where the disk is full, the ranks' own error says more than this one.
         with suppress(OSError) if result.status is not LaunchStatus.OK else nullcontext():
             (run_dir / HEALTH_FILE).write_text(to_json(health), encoding="utf-8")
+    if TIME_TO_FIRST_STEP_SEC.name in plan.extra_metrics and result.status is LaunchStatus.OK:
+        (run_dir / START_FILE).write_text(to_json(start), encoding="utf-8")
     if result.status is not LaunchStatus.OK:
         lines = [_describe(plan, result=result, run_dir=run_dir, num_finished=follower.num_finished)]
         lines += [f"{MACHINE_PREFIX}{problem}" for problem in health_problems(health)]  # it may be why the ranks failed
@@ -168,6 +175,9 @@ def read_run(plan: Plan, *, framework: Framework, run_dir: Path) -> RunOutput:
     path = run_dir / HEALTH_FILE
     if path.exists():
         output = replace(output, health=read_data(HealthReport, path))
+    path = run_dir / START_FILE
+    if path.exists():
+        output = replace(output, start=read_data(StartTimes, path))
     around = read_yardsticks(run_dir)
     if around.before:
         output = replace(output, yardsticks_before=around.before, yardsticks_after=around.after)
@@ -185,11 +195,28 @@ class _ProgressFollower:
         self._tail = tail
         self.num_finished = 0
         self.arrivals: list[Arrival] = []
+        self._first_ended_sec: float | None = None  # as a rank has noted it
+
+    def start_times(self, *, since_sec: float) -> StartTimes:
+        """Return the time from a reading of the clock to the end of the first step, as far as it was seen.
+
+        Args:
+            since_sec: Start of the launch; what a rank notes before it is of another host's clock.
+        """
+        if not self.arrivals:
+            return StartTimes()
+        seen_sec = self.arrivals[0].time_sec
+        noted_sec = self._first_ended_sec
+        if noted_sec is not None and since_sec <= noted_sec <= seen_sec:
+            return StartTimes(first_step_sec=round(noted_sec - since_sec, 6))
+        return StartTimes(first_step_sec=round(seen_sec - since_sec, 6), is_seen_by_log=True)
 
     def poll(self) -> None:
         """Pass on new lines; a last line without its end waits for the next time."""
         now = clock.now()
         for progress in self._new_steps():
+            if not self.arrivals:
+                self._first_ended_sec = progress.ended_sec
             self.num_finished = progress.step + 1
             self.arrivals.append(Arrival(step=progress.step, time_sec=now))
             self._on_progress(progress)
@@ -246,14 +273,19 @@ def _describe_end(plan: Plan, *, result: LaunchResult, run_dir: Path, num_finish
     if result.failures:
         text = _describe_failure(plan, first=result.failures[0], result=result, run_dir=run_dir)
         if result.status is LaunchStatus.TIMED_OUT:
-            text += f"\nafter this the others were waited for until the time-out of {plan.timeout_sec:g} s; {finished}"
+            text += f"\nafter this the others were waited for until the time-out of {_limit_text(plan)}; {finished}"
         return text
     log = result.logs[0]
     return (
-        f"{plan.case} timed out after {plan.timeout_sec:g} s; {finished}; "
+        f"{plan.case} timed out after {_limit_text(plan)}; {finished}; "
         f"if it only needs longer, raise timeout_sec in the recipe or --perf-timeout; the log {log} ends with:\n"
         f"{tail_of(log)}"
     )
+
+
+def _limit_text(plan: Plan) -> str:
+    basis = f" ({plan.timeout_basis})" if plan.timeout_basis else ""
+    return f"{plan.timeout_sec:g} s{basis}"
 
 
 def _describe_failure(plan: Plan, *, first: RankExit, result: LaunchResult, run_dir: Path) -> str:

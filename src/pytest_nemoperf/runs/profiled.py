@@ -37,7 +37,8 @@ def unprofilable(plan: Plan | None) -> str:
 def profiled(plan: Plan) -> Plan:
     """Return the plan of a case's run under the profiler: the same warm-up steps, then a few profiled ones."""
     most = _PRETRAIN_STEPS if plan.rl is None else _RL_STEPS
-    return replace(plan, is_profiled=True, steps=min(plan.steps, most))
+    steps = min(plan.steps, most)
+    return replace(plan, is_profiled=True, steps=steps, extra_metrics=(), checkpoint_dir="")
 
 
 def profile_case(

@@ -16,6 +16,7 @@ from pytest_nemoperf.measure.expected_records import expected_of
 from pytest_nemoperf.measure.measurement import MeasuredRun, Measurement, measure_run, measurement_of
 from pytest_nemoperf.measure.steady_state import Drift
 from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.machine_key import key_of_case
 from pytest_nemoperf.records.provenance import Provenance
 from pytest_nemoperf.records.step import PLAN_FILE, STEPS_FILE
 from pytest_nemoperf.runs.execute import read_run
@@ -238,7 +239,8 @@ def _mismatches(run_dir: Path, *, record: CaseRecord, plan: Plan, first: CaseRec
     for item in fields(Plan):
         if getattr(own, item.name) != getattr(plan, item.name):
             yield f"{item.name} is {getattr(own, item.name)!r}, not the {getattr(plan, item.name)!r}"
-    if record.machine != first.machine:
+    num_gpus = plan.layout.total_gpus
+    if key_of_case(record.machine, num_gpus=num_gpus) != key_of_case(first.machine, num_gpus=num_gpus):
         yield "its machine is not that"
     if (record.case, record.system) != (plan.case, plan.system):
         yield f"its {CASE_FILE} is of {record.case} on {record.system}, not of the plan"

@@ -60,7 +60,7 @@ class ABSession:
         return MeasuredCase(
             mark=case.mark,
             measurement=compared.new,
-            machine=self._context.machine,
+            machine=self._context.machine_of(case.plan.layout.total_gpus),
             provenance=self._context.provenance,
             policy=case.policy,
             found=StoredBaseline(baseline=None, path=""),

@@ -34,7 +34,7 @@ class Context:
         self.settings = settings
         self.root = root
         self._started_in = started_in
-        self.machine = _machine_key(settings)
+        self.machine = _machine_key(settings, num_gpus=None)
         self.store = BaselineStore(
             committed_dir=settings.baselines_dir,
             local_dir=settings.state_dir / "baselines",
@@ -45,7 +45,11 @@ class Context:
             is_local_used_if_other=VerdictKind.NOT_COMPARABLE not in settings.fail_on,
         )
 
-        self.baselines = BaselineLookup(store=self.store, against=settings.against)
+        self.baselines = BaselineLookup(store=self.store, against=settings.against, machine_of=self.machine_of)
+
+    def machine_of(self, num_gpus: int) -> dict[str, str | int]:
+        """Return this machine's key for a case of so many GPUs; ``machine`` describes the whole machine."""
+        return _machine_key(self.settings, num_gpus=num_gpus)
 
     @cached_property
     def code(self) -> CodeVersion:
@@ -135,8 +139,10 @@ class Context:
         return self.command(nodeid, "--update-baselines", "--perf-accept-regression", reason)
 
 
-def _machine_key(settings: Settings) -> dict[str, str | int]:
+def _machine_key(settings: Settings, *, num_gpus: int | None) -> dict[str, str | int]:
     """Return this machine's key; empty for a dry run on GPUs of another machine."""
     if settings.system.device == "cuda" and not settings.devices.names:
         return {}
-    return identity.machine_key(settings.system, devices=settings.devices, machine_name=settings.machine_name)
+    return identity.machine_key(
+        settings.system, devices=settings.devices, num_gpus=num_gpus, machine_name=settings.machine_name
+    )

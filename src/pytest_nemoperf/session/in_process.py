@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from pytest_nemoperf.baselines.store import StoredBaseline
 from pytest_nemoperf.errors import UnsupportedError
+from pytest_nemoperf.recipes.case_kind import kind_of
+from pytest_nemoperf.records.machine_key import num_gpus_of
 from pytest_nemoperf.session.baseline_verdict import judged_by_baseline
 from pytest_nemoperf.session.cases import MeasuredCase
 
@@ -34,9 +36,11 @@ def measured_in_process(
     return MeasuredCase(
         mark=mark,
         measurement=measurement,
-        machine=context.machine,
+        machine=context.machine_of(num_gpus_of(measurement.workload)),
         provenance=context.provenance,
-        policy=replace(planner.policy(mark), max_runs=len(measurement.runs) or 1, min_runs=1),
+        policy=replace(
+            planner.policy(mark, kind=kind_of(measurement.workload)), max_runs=len(measurement.runs) or 1, min_runs=1
+        ),
         found=StoredBaseline(baseline=None, path=""),
         is_storable=context.settings.replay_dir is None,
     )

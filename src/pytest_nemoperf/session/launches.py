@@ -161,7 +161,7 @@ class Launches:
         measured = MeasuredCase(
             mark=case.mark,
             measurement=measurement,
-            machine=context.machine,
+            machine=context.machine_of(plan.layout.total_gpus),
             provenance=context.provenance,
             policy=case.policy,
             found=found,
@@ -204,7 +204,7 @@ class Launches:
         record = CaseRecord(
             case=case.plan.case,
             system=case.plan.system,
-            machine=context.machine,
+            machine=context.machine_of(case.plan.layout.total_gpus),
             provenance=context.provenance,
             terms=replace(case.policy, confirming_rounds=0, confirms_anchor=False),
             fail_on=tuple(sorted(context.settings.fail_on)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from pytest_nemoperf.baselines.store import BaselineStore, StoredBaseline
 from pytest_nemoperf.options.settings import Against
 from pytest_nemoperf.published.baselines import published_baselines, why_unpublished
 from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.machine_key import num_gpus_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,10 +20,12 @@ class BaselineLookup:
     Attributes:
         store: Stored baselines of the session's system.
         against: Figures that cases are judged by.
+        machine_of: Key of this machine for a case of so many GPUs.
     """
 
     store: BaselineStore
     against: Against
+    machine_of: Callable[[int], Mapping[str, str | int]]
 
     def find(
         self,
@@ -46,9 +49,11 @@ class BaselineLookup:
         if self.against == "published":
             return _published(plan)
         store = self.store
-        if machine is not None:
+        if machine is None:
+            machine = self.machine_of(num_gpus_of(workload))
+        else:
             store = replace(store, machine=machine)
-        return store.find(case, workload=workload)
+        return store.find(case, workload=workload, machine=machine)
 
 
 def _published(plan: Plan | None) -> StoredBaseline:

@@ -29,11 +29,14 @@ from pytest_nemoperf.options.markers import PerfMark
 from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.options.usage import usage_error
 from pytest_nemoperf.recipes.overrides import changes_text
+from pytest_nemoperf.records.collective import Collective
+from pytest_nemoperf.records.machine_key import num_gpus_of
 from pytest_nemoperf.records.provenance import Provenance
 from pytest_nemoperf.report.markdown.pretrain import render_markdown
 from pytest_nemoperf.results.by_framework import compare_frameworks
 from pytest_nemoperf.results.cases import CaseReport, NotRun, Pruned, SessionResults, Unasked
 from pytest_nemoperf.results.dry_run import DRY_RUN_FILE, DryRun, suite_cost
+from pytest_nemoperf.runs.collective import CollectiveLaunches
 from pytest_nemoperf.runs.folders import SessionFolder
 from pytest_nemoperf.session.ab_session import ABSession
 from pytest_nemoperf.session.baseline_verdict import unjudged
@@ -179,6 +182,29 @@ class PerfSession:
         self._measured[case.plan.case] = measured
         return measured.measurement
 
+    def measure_collective(self, collective: Collective, *, mark: PerfMark) -> Measurement:
+        """Launch a collective: once, or as often as its baseline takes runs where that is to be recorded.
+
+        Raises:
+            BaselineError: If a stored baseline can't be trusted.
+            LaunchError: If ranks failed, hung or were killed.
+            RecordError: If they left no times that can be read.
+        """
+        settings = self.settings
+        num_runs = 1
+        if settings.measure_into is None:
+            found = self.context.baselines.find(collective.case, workload=collective.workload, plan=None)
+            if settings.updating is not None or not found.is_comparable:
+                num_runs = self.planner.num_runs(mark)
+        launches = CollectiveLaunches(
+            launcher=self._ranks,
+            root=self._folder.path,
+            on_poll=lambda: self.progress.step(None),
+            report=self.progress.write_line,
+            is_watched=settings.measure_into is None,
+        )
+        return launches.measure(collective, system=settings.system.name, num_runs=num_runs)
+
     def judge(self, measurement: Measurement, *, mark: PerfMark) -> CaseReport:
         """Judge a measurement, show its line, profile it if that is due, and keep its report.
 
@@ -280,7 +306,7 @@ class PerfSession:
             launcher=self._ranks,
             run_dir=self._folder.path / case / "profile",
             root=self.context.root,
-            machine=self.context.machine,
+            machine=self.context.machine_of(num_gpus_of(report.result.measurement.workload)),
             provenance=self.context.provenance,
             updating=self.settings.updating,
             store_command=store_command,
@@ -481,6 +507,7 @@ class PerfSession:
             systems=tuple(sorted(planner.systems)),
             cost=suite_cost(planner.priced) if planner.priced else None,
             terms=self.settings.policy,
+            noise=self.settings.noise,
         )
 
     def _origin(self) -> tuple[Mapping[str, str | int], Provenance]:

@@ -11,13 +11,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, UnsupportedError, count_text, shown
+from pytest_nemoperf.errors import (
+    BaselineError,
+    NoLayoutError,
+    PlanError,
+    RecipeError,
+    UnsupportedError,
+    count_text,
+    shown,
+)
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.complete import complete_recipe
 from pytest_nemoperf.frameworks.interpreter import ANY_FRAMEWORK, check_interpreter
-from pytest_nemoperf.frameworks.protocol import LogWriter, StepDelayer, memory_rules_of
+from pytest_nemoperf.frameworks.protocol import CheckpointTimer, LogWriter, StepDelayer, memory_rules_of
 from pytest_nemoperf.frameworks.registered import RegisteredFrameworks, checked_frameworks, registered_frameworks
 from pytest_nemoperf.machine import identity
+from pytest_nemoperf.measure.figures import figure_over_runs
 from pytest_nemoperf.measure.measurement import workload_of
 from pytest_nemoperf.options.markers import PerfMark
 from pytest_nemoperf.options.settings import Settings
@@ -26,14 +35,18 @@ from pytest_nemoperf.pricing.memory import host_bytes
 from pytest_nemoperf.pricing.price import price_plan
 from pytest_nemoperf.published.baselines import published_baselines
 from pytest_nemoperf.published.recipes import is_published_case
+from pytest_nemoperf.recipes.case_kind import CaseKind, kind_of
 from pytest_nemoperf.recipes.other_framework import in_framework, with_framework
 from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX, change_recipe, changes_text
 from pytest_nemoperf.recipes.recipe import Recipe
 from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.rules import NATIVE
+from pytest_nemoperf.recipes.time_limit import stored_limit, with_limit
+from pytest_nemoperf.records.metrics import STEP_TIME_SEC
 from pytest_nemoperf.records.yardstick import YARDSTICK_OFF, YARDSTICK_ON, YARDSTICK_VARIABLE
 from pytest_nemoperf.results.by_framework import Unmeasured
 from pytest_nemoperf.results.dry_run import AskedCase, PricedCase
+from pytest_nemoperf.runs.checkpoint_folder import check_checkpoint_folder, checkpoint_limit_sec
 from pytest_nemoperf.session.cases import PlannedCase
 from pytest_nemoperf.session.lookup import BaselineLookup
 from pytest_nemoperf.verdict.policy import VerdictPolicy, with_layer
@@ -120,8 +133,21 @@ class Planner:
                 # Hundreds of published rows have one reason, which is listed once for all of them.
                 raise UnsupportedError(reason if self._is_of_pages(plan) else f"{plan.case}: {reason}")
             _check_host_memory(plan)
+            plan = self._with_checkpoint_dir(plan)
         self.claim(plan.case, nodeid=mark.nodeid)
-        return PlannedCase(mark=mark, plan=plan, framework=adapter, num_runs=self._num_runs(mark), policy=policy)
+        return PlannedCase(mark=mark, plan=plan, framework=adapter, num_runs=self.num_runs(mark), policy=policy)
+
+    def _with_checkpoint_dir(self, plan: Plan) -> Plan:
+        """Return the plan with the folder of checkpoints and the time to save and load one, if it does.
+
+        Raises:
+            PlanError: If no folder is given, or it takes no checkpoint of the plan.
+        """
+        if not plan.has_checkpoint or self._settings.ab is not None:  # rounds of two revisions save none
+            return plan
+        folder = self._settings.checkpoint_dir
+        check_checkpoint_folder(plan, folder=folder)
+        return replace(plan, checkpoint_dir=folder, timeout_sec=plan.timeout_sec + checkpoint_limit_sec(plan))
 
     def price(self, recipe: Recipe, *, mark: PerfMark, framework: str = "") -> PricedCase:
         """Resolve and price a recipe, and keep the result for the end of a dry run.
@@ -149,7 +175,7 @@ class Planner:
             rules=memory_rules_of(adapter, plan=plan),
         )
         # By a page nothing is stored, so that no launches make a baseline: a verdict may take one.
-        num_launches = 1 if self._settings.against == "published" else self._num_runs(mark)
+        num_launches = 1 if self._settings.against == "published" else self.num_runs(mark)
         self.priced.append(PricedCase(nodeid=mark.nodeid, price=price, num_launches=num_launches))
         return self.priced[-1]
 
@@ -174,15 +200,17 @@ class Planner:
         """Return whether a plan is a published row's, or is judged by one."""
         return self._settings.against == "published" or is_published_case(plan.case)
 
-    def _num_runs(self, mark: PerfMark) -> int:
+    def num_runs(self, mark: PerfMark) -> int:
         """Return the launches that make a baseline: the marker's, but for a trial of --perf-set."""
         if self._settings.changes:
             return self._settings.runs
         return mark.num_runs or self._settings.runs
 
-    def policy(self, mark: PerfMark, *, recipe_tolerances: Mapping[str, float] | None = None) -> VerdictPolicy:
-        """Return the session's verdict policy with the terms of a test's marker, and above them a recipe's."""
-        policy = with_layer(self._settings.policy, tolerances=mark.tolerances, finds=mark.finds)
+    def policy(
+        self, mark: PerfMark, *, kind: CaseKind, recipe_tolerances: Mapping[str, float] | None = None
+    ) -> VerdictPolicy:
+        """Return the session's policy of a kind of case with the terms of a marker, and above them a recipe's."""
+        policy = with_layer(self._settings.policy_of(kind), tolerances=mark.tolerances, finds=mark.finds)
         return with_layer(policy, tolerances=recipe_tolerances or {})
 
     def note_case(self, case: str, *, nodeid: str, policy: VerdictPolicy) -> None:
@@ -229,7 +257,7 @@ class Planner:
         except (PlanError, RecipeError) as error:
             self.note_unmeasured(plan, nodeid=mark.nodeid, reason=str(error))
             raise
-        policy = self.policy(mark, recipe_tolerances=recipe.tolerances)
+        policy = self.policy(mark, kind=kind_of(workload_of(plan)), recipe_tolerances=recipe.tolerances)
         self.note_case(plan.case, nodeid=mark.nodeid, policy=policy)
         return plan, policy
 
@@ -275,7 +303,19 @@ class Planner:
         if settings.changes:
             plan = replace(plan, case=plan.case + CHANGED_SUFFIX)
         plan = _with_yardstick(plan, has_yardstick=settings.has_yardstick)
+        if settings.timeout_sec is None and recipe.timeout_sec is None and settings.replay_dir is None:
+            plan = self._with_stored_limit(plan)
         return plan, recipe
+
+    def _with_stored_limit(self, plan: Plan) -> Plan:
+        """Return the plan with a time limit by its stored runs on this machine, if there are any."""
+        with suppress(BaselineError):  # told when the case is judged
+            found = self._baselines.store.find(plan.case, workload=workload_of(plan))
+            if found.baseline is not None and found.is_comparable:
+                step_time_sec = figure_over_runs(found.baseline.runs, metric=STEP_TIME_SEC.name)
+                if step_time_sec is not None:
+                    return with_limit(plan, stored_limit(plan, step_time_sec=step_time_sec))
+        return plan
 
     def _with_interpreter(self, plan: Plan) -> Plan:
         """Return the plan with the path of its interpreter: the recipe's, else that of perf_python.
@@ -351,6 +391,11 @@ def _unsupported(plan: Plan, *, framework: Framework) -> str | None:
     is_logged = plan.log_format or plan.framework_config or is_own_log
     if plan.inject_pct and is_logged:
         return "--perf-inject delays steps from inside, and this case is measured by its log"
+    if plan.has_checkpoint and not isinstance(framework, CheckpointTimer):
+        return (
+            f"extra_metrics={', '.join(plan.extra_metrics)}: framework {plan.framework} does not time checkpoints; "
+            f"leave them out, or use framework={NATIVE!r}"
+        )
     return framework.unsupported(plan)
 
 
@@ -374,10 +419,10 @@ def _check_host_memory(plan: Plan) -> None:
     """
     if plan.device != "cpu" or plan.framework != NATIVE:
         return
-    needed_gb = host_bytes(plan) / 1e9
-    there_gb = identity.host_memory_bytes() / 1e9
-    if needed_gb > there_gb:
+    needed_gib = host_bytes(plan) / 2**30
+    there_gib = identity.host_memory_bytes() / 2**30
+    if needed_gib > there_gib:
         raise PlanError(
-            f"{plan.case}: its {plan.layout.total_gpus} ranks need about {needed_gb:,.0f} GB, and this host has "
-            f"{there_gb:,.0f} GB; use a smaller model, such as {plan.model.name}-twin, or a smaller batch"
+            f"{plan.case}: its {plan.layout.total_gpus} ranks need about {needed_gib:,.0f} GiB, and this host has "
+            f"{there_gib:,.0f} GiB; use a smaller model, such as {plan.model.name}-twin, or a smaller batch"
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pytest_nemoperf.errors import count_text
-from pytest_nemoperf.records.metrics import METRICS, PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU, Direction
+from pytest_nemoperf.records.metrics import BESIDE_STEPS, METRICS, PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU, Direction
 from pytest_nemoperf.verdict.advice import session_note
 from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind, delta_pct, describe
 from pytest_nemoperf.verdict.judge import Verdict, overall_kind
@@ -147,6 +147,8 @@ def _beside(each: Comparison, *, beside: Comparison | None, outcome: SideOutcome
         beside: The same metric side by side; None if the rounds don't have it.
         outcome: The outcome, for the environment.
     """
+    if beside is None and METRICS[each.metric] in BESIDE_STEPS:
+        return each  # rounds never have it, so the stored evidence stands
     if beside is None:
         kind = VerdictKind.INCONCLUSIVE if each.kind is VerdictKind.REGRESSED else each.kind
         return _with_kind(each, kind=kind)

@@ -11,7 +11,13 @@ from pytest_nemoperf.baselines.baseline import Baseline, PublishedSource, find_m
 from pytest_nemoperf.measure.figures import figure_over_runs
 from pytest_nemoperf.measure.measurement import Measurement, Run, identity_problem
 from pytest_nemoperf.measure.steady_state import drift_noise_pct
-from pytest_nemoperf.records.metrics import JUDGED, METRICS, TOKENS_PER_SEC_PER_GPU, Metric
+from pytest_nemoperf.records.metrics import (
+    BESIDE_STEPS,
+    JUDGED,
+    METRICS,
+    TOKENS_PER_SEC_PER_GPU,
+    Metric,
+)
 from pytest_nemoperf.verdict.advice import session_note
 from pytest_nemoperf.verdict.comparison import NEEDS_ACCEPTANCE, Comparison, VerdictKind, compare_runs, describe
 from pytest_nemoperf.verdict.phases import with_causes, without_noisy_phases
@@ -120,7 +126,10 @@ def _judge_by_runs(
     reasons += _comparison_reasons(comparisons, kind=kind)
     reasons += _session_note(comparisons, kind=kind)
     labels = ("the baseline", "this session")
-    reasons += missing_metrics(measurement.runs, other=baseline.runs, labels=labels, metrics=policy.judged_metrics())
+    judged = policy.judged_metrics()
+    reasons += missing_metrics(measurement.runs, other=baseline.runs, labels=labels, metrics=judged)
+    reasons += _without_stored_side(measurement.runs, other=baseline.runs, metrics=judged)
+    reasons += _unknown_metrics(measurement.runs, metrics=judged)
     reasons += _restless_notes(measurement.runs, sentence=_RESTLESS)
     reasons += _restless_notes(baseline.runs, sentence=_RESTLESS_BASELINE)
     return Verdict(kind=kind, case=measurement.case, comparisons=comparisons, reasons=tuple(reasons))
@@ -195,6 +204,31 @@ def missing_metrics(
         is_missing = figure_over_runs(runs, metric=metric.name) is None
         if is_missing and figure_over_runs(other, metric=metric.name) is not None:
             notes.append(f"{metric.label} is not judged: {labels[0]} has it, {labels[1]} lacks it")
+    return notes
+
+
+def _without_stored_side(runs: Sequence[Run], *, other: Sequence[Run], metrics: Sequence[Metric]) -> list[str]:
+    """Return a sentence for each judged metric of a launch that these runs have and the baseline lacks.
+
+    It needs no new baseline to be measured, and no workload says that it was asked for.
+    """
+    notes = []
+    for metric in metrics:
+        value = figure_over_runs(runs, metric=metric.name)
+        if metric in BESIDE_STEPS and value is not None and figure_over_runs(other, metric=metric.name) is None:
+            notes.append(f"{metric.label} {metric.format(value)}: no baseline for it; --update-baselines stores one")
+    return notes
+
+
+def _unknown_metrics(runs: Sequence[Run], *, metrics: Sequence[Metric]) -> list[str]:
+    """Return a sentence for each judged metric of a launch that is not known, with the reason."""
+    reasons: dict[str, str] = {}
+    for run in runs:
+        reasons |= run.unknown
+    notes = []
+    for metric in metrics:
+        if metric.name in reasons and figure_over_runs(runs, metric=metric.name) is None:
+            notes.append(f"{metric.label} is not judged: {reasons[metric.name]}")
     return notes
 
 

@@ -10,9 +10,18 @@ from typing import Final
 from pytest_nemoperf.errors import RecipeError, did_you_mean
 from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.measure.steady_state import drift_noise_pct
+from pytest_nemoperf.recipes.case_kind import CaseKind
 from pytest_nemoperf.recipes.recipe import check_tolerances
 from pytest_nemoperf.recipes.systems import System
-from pytest_nemoperf.records.metrics import JUDGED, METRICS, PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU, Judged, Metric
+from pytest_nemoperf.records.metrics import (
+    ENERGY_METRICS,
+    JUDGED,
+    METRICS,
+    PEAK_MEMORY_GIB,
+    TOKENS_PER_SEC_PER_GPU,
+    Judged,
+    Metric,
+)
 from pytest_nemoperf.verdict.defaults import DEFAULT_ALPHA, DEFAULT_BETA, DEFAULT_MAX_RUNS
 from pytest_nemoperf.verdict.sequential import MIN_RUNS_FOR_WORSE, SequentialRule
 
@@ -127,6 +136,8 @@ class VerdictPolicy:
             if metric.phases:
                 noise_pct *= _PHASE_NOISE_FACTOR
             noise_pct = max(noise_pct, drift_noise_pct(run.drift_pct for run in runs))
+            if metric in ENERGY_METRICS:
+                noise_pct = math.hypot(noise_pct, _energy_noise_pct(runs))
         return SequentialRule(
             noise_pct=noise_pct,
             session_noise_pct=session_noise_pct,
@@ -177,17 +188,35 @@ class VerdictPolicy:
         return self.beta / 2.0 if self.confirming_rounds else self.beta
 
 
-def system_policy(system: System) -> VerdictPolicy:
-    """Return the policy of a system as the catalog has it."""
+def _energy_noise_pct(runs: Sequence[Run]) -> float:
+    """Return the scatter of the runs' energy by the age of its readings, percent: the largest of any run."""
+    return max((run.energy_noise_pct or 0.0 for run in runs), default=0.0)
+
+
+def system_policy(system: System, *, kind: CaseKind | None = None) -> VerdictPolicy:
+    """Return the policy of a kind of case on a system as the catalog has it; None for any other kind."""
+    noise = system.noise if kind is None else system.noise_of(kind)
     return VerdictPolicy(
         tolerances=default_tolerances(system),
-        run_noise_pct=system.run_noise_pct,
-        session_noise_pct=system.session_noise_pct,
-        round_noise_pct=system.round_noise_pct,
-        memory_noise_pct=system.memory_noise_pct,
+        run_noise_pct=noise.run_pct,
+        session_noise_pct=noise.session_pct,
+        round_noise_pct=noise.round_pct,
+        memory_noise_pct=noise.memory_pct,
         alpha=DEFAULT_ALPHA,
         beta=DEFAULT_BETA,
         max_runs=DEFAULT_MAX_RUNS,
+    )
+
+
+def of_kind(policy: VerdictPolicy, *, system: System, kind: CaseKind) -> VerdictPolicy:
+    """Return a policy with the noise that the catalog expects of a kind of case on a system."""
+    expected = system_policy(system, kind=kind)
+    return replace(
+        policy,
+        run_noise_pct=expected.run_noise_pct,
+        session_noise_pct=expected.session_noise_pct,
+        round_noise_pct=expected.round_noise_pct,
+        memory_noise_pct=expected.memory_noise_pct,
     )
 
 

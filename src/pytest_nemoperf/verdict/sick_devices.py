@@ -16,6 +16,7 @@ from typing import Final
 
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.measure.measurement import Run
+from pytest_nemoperf.records.machine_key import is_gpu_key
 
 MIN_SPEED_SHARE: Final = 0.75
 """Share of its baseline's and of its peers' speed below which a rank's yardstick shows a sick device.
@@ -73,7 +74,7 @@ def sick_devices(
         baseline_runs: Runs of the baseline, on the same number of GPUs.
         machine: Key of this machine.
     """
-    if "gpus" not in machine:
+    if not is_gpu_key(machine):
         return []
     problems = []
     for slow in slow_ranks(now_runs, baseline_runs):

@@ -107,6 +107,24 @@ def test_lengths_without_limits_are_limited_by_the_sequence() -> None:
     assert (rl.prompt_len, rl.max_response_len) == (4096, 4096)
 
 
+@pytest.mark.parametrize(
+    ("changes", "precision"),
+    [
+        ({}, None),
+        ({"policy.generation.vllm_cfg.precision": "fp8"}, "fp8"),
+        ({"policy.generation.vllm_cfg.precision": "bfloat16"}, "bf16"),
+        ({"policy.generation.vllm_cfg.precision": "fp8", "policy.generation.backend": "megatron"}, None),
+    ],
+)
+def test_precision_of_generation_is_that_of_vllm(changes: dict[str, Any], precision: str | None) -> None:
+    assert read(changes).generation_precision == precision
+
+
+def test_a_precision_of_generation_without_a_word_is_an_error() -> None:
+    with pytest.raises(RecipeError, match=r"vllm_cfg\.precision=float16 has no word here"):
+        read({"policy.generation.vllm_cfg.precision": "float16"})
+
+
 def test_packing_and_sampling_are_read() -> None:
     rl = read(
         {

@@ -191,6 +191,19 @@ def test_on_policy_takes_turns() -> None:
     assert settings["policy.generation.vllm_cfg.async_engine"] is False
 
 
+@pytest.mark.parametrize(("precision", "theirs"), [(None, "bfloat16"), ("fp8", "fp8"), ("fp32", "float32")])
+def test_vllm_generates_in_the_precision_of_the_plan(precision: Any, theirs: str) -> None:
+    settings = settings_of(rl=make_rl(generation_precision=precision))
+
+    assert settings["policy.generation.vllm_cfg.precision"] == theirs
+
+
+def test_megatron_generates_in_the_precision_of_the_policy() -> None:
+    plan = plan_of(rl=make_rl(generator="megatron", generation_precision="fp8"))
+
+    assert "generation_precision='fp8' is a setting of vLLM" in " ".join(plan_problems(plan))
+
+
 @pytest.mark.parametrize(
     ("generator", "names"),
     [

@@ -48,6 +48,20 @@ def requests_of(run_dir: Path, *, rank: int) -> list[int]:
     return [int(line) for line in (run_dir / f"requests-rank{rank}.txt").read_text().split()]
 
 
+def test_generation_has_its_own_precision(runs: KeptRuns) -> None:
+    exact = runs.records(rl_plan())
+    rounded = runs.records(rl_plan(rl={"generation_precision": "bf16"}))
+
+    for ours, theirs in zip(exact, rounded, strict=True):
+        assert ours.rollout is not None
+        assert theirs.rollout is not None
+        assert ours.rollout.refit_bytes
+        assert theirs.rollout.refit_bytes == ours.rollout.refit_bytes // 2
+        assert ours.rollout.max_logprob_error is not None
+        assert theirs.rollout.max_logprob_error is not None
+        assert theirs.rollout.max_logprob_error > 10 * ours.rollout.max_logprob_error
+
+
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
 def test_every_algorithm_runs_and_its_phases_sum_to_the_step(runs: KeptRuns, algorithm: str) -> None:
     records = runs.records(rl_plan(rl={"algorithm": algorithm}))

@@ -71,7 +71,7 @@ def test_small_plans_have_small_units() -> None:
     row = figures_of(render_dry_run(dry_run, written=[]))
 
     assert row["fits"] == "yes"
-    assert row["memory"].endswith(" MB")
+    assert row["memory"].endswith(" MiB")
     assert row["model FLOPs"].endswith(" GFLOP")
     assert " 0.00 " not in render_price(price, system_title="DGX-H100")
 
@@ -96,9 +96,9 @@ def test_a_mixture_shows_the_parameters_a_token_uses() -> None:
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (35_100_000_000, "35.1 GB"), (977_000_000_000, "977 GB")],
+    [(0, "0 B"), (999, "999 B"), (1536, "1.5 KiB"), (35.1 * 2**30, "35.1 GiB"), (977 * 2**30, "977 GiB")],
 )
-def test_bytes_have_the_unit_that_leaves_a_whole_digit(count: int, text: str) -> None:
+def test_bytes_have_the_unit_that_leaves_a_whole_digit(count: float, text: str) -> None:
     assert bytes_text(count) == text
 
 
@@ -126,7 +126,7 @@ def test_a_dry_run_shows_each_case_with_its_figures_and_the_reasons_of_the_other
     row = figures_of("\n".join(lines))
     assert price.is_fitting is False
     assert row["fits"] == "NO"
-    assert (row["bubble"], row["expected step"]) == (f"{100 * price.bubble_fraction:.1f}%", "-")
+    assert (row["bubble"], row["expected step"]) == (f"{100 * price.bubble_fraction:.1f}%", "~ 3.6 .. 6.7 s")
     assert section(lines, heading="priced, but not runnable here") == [
         "  torch is not installed",
         "    a",
@@ -188,7 +188,7 @@ def test_memory_over_unstated_settings_is_a_range_with_the_reason() -> None:
 
     assert price.memory_range is not None
     assert price.is_fitting is None
-    low = bytes_text(price.memory_range.low_bytes).removesuffix(" GB")
+    low = bytes_text(price.memory_range.low_bytes).removesuffix(" GiB")
     assert f"  {low} .. {bytes_text(price.memory_range.high_bytes)}: the recipe's source does not state\n" in text
     assert "    recomputation and sharding of the optimizer's states;\n" in text
     assert f"    the rows above are with the recipe's own choice, {bytes_text(price.peak_bytes)}\n" in text
@@ -209,8 +209,8 @@ def test_a_range_that_begins_below_the_memory_of_a_gpu_fits_in_part() -> None:
 @pytest.mark.parametrize(
     ("capacity_gb", "relation"),
     [
-        (10_000, "all of it fits into the 10 TB of one GPU"),
-        (1, "by these estimates even the least is more than the 1 GB of one GPU"),
+        (10_000, "all of it fits into the 9.09 TiB (10000 GB) of one GPU"),
+        (1, "by these estimates even the least is more than the 954 MiB (1 GB) of one GPU"),
         (None, "the memory of h100 is not known"),
     ],
 )
@@ -243,15 +243,36 @@ def test_a_dry_run_shows_ranges_and_where_a_step_time_is_from() -> None:
     assert row["memory"].startswith(f"{bytes_text(price.memory_range.low_bytes).split()[0]} .. ")
     assert row["expected step"] == "9 s published"
     assert "memory from .. to: over settings that the recipe's source does not state;" in text
-    assert "GPU-hours of the suite's steps: 0.8, for 1 case\n" in text
-    assert "  step times: 0 from stored baselines, 1 from published rows; 1 case without one\n" in text
+    assert "GPU-hours of the suite's steps: 0.869 (0.0693 of them estimated), for 2 cases\n" in text
+    assert (
+        "  step times: 0 from stored baselines, 1 from published rows, 1 estimated; 0\n    cases without one\n" in text
+    )
     assert "9 s, 14,451 tokens/sec/GPU (published in" in render_price(price, system_title="DGX-H100")
 
 
-def test_a_suite_without_step_times_says_so() -> None:
-    cases = (PricedCase(nodeid="a", price=price_of()),)
+def test_an_estimated_step_time_is_marked_and_tells_what_it_rests_on() -> None:
+    price = price_of(layouts={"h100": Layout(gpus=8, tp=2, dp_shard=4)})
+    cases = (PricedCase(nodeid="a", price=price),)
     dry_run = DryRun(system="h100", system_title="DGX-H100", cases=cases, cost=suite_cost(cases))
 
     text = render_dry_run(dry_run, written=[])
 
-    assert "GPU-hours of the suite: unknown, for no case has an estimated step time" in text
+    assert price.estimated is not None
+    assert price.is_fitting is True
+    assert figures_of(text)["expected step"] == "~ 3.4 .. 6.3 s"
+    assert section(text.splitlines(), heading="~: estimated, never measured; FLOPs of a step at") == [
+        "  41% of the bf16 peak, as dense models reached on one H100"
+    ]
+    assert "one launch of each case, with 18 s or more to start each, as on one H100:\n  8 GPUs: " in text
+    priced = facts(render_price(price, system_title="DGX-H100"))
+    assert priced["expected step time"] == "unknown: no baseline is stored for this case"
+    assert priced["estimated step time"].startswith("3.9 s (3.4 .. 6.3 s), never measured: 41% of the bf16 peak")
+
+
+def test_a_suite_without_step_times_says_so() -> None:
+    cases = (PricedCase(nodeid="a", price=price_of(framework="megatron")),)
+    dry_run = DryRun(system="h100", system_title="DGX-H100", cases=cases, cost=suite_cost(cases))
+
+    text = render_dry_run(dry_run, written=[])
+
+    assert "GPU-hours of the suite: unknown, for no case has a stored, published or" in text

@@ -51,3 +51,14 @@ def test_a_row_without_its_figure_is_not_comparable() -> None:
     delta = compare_releases(make_release("2", make_row(values={})), then=make_release("1", make_row((5.0,))))
 
     assert "tokens/sec/GPU 5 -> -, ratio - not comparable" in text_of(delta)
+
+
+def test_no_case_id_is_broken_at_the_edge_of_the_terminal() -> None:
+    case = "grpo-llama3.2-1b-1n1g-torch-bf16-single-gsingle-seq512-gbs32-mbs8-p8g8-in128out384"
+    then = make_release("1", row(case, 100.0), row(f"{case}-gone", 7.0))
+    now = make_release("2", row(case, 50.0))
+
+    lines = to_text(delta_parts(compare_releases(now, then=then), is_whole=False), width=80, color=False).splitlines()
+
+    assert f"  h100 {case}" in lines
+    assert f"  h100 {case}-gone: tokens/sec/GPU 7" in lines

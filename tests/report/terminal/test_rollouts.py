@@ -34,7 +34,7 @@ def test_a_price_says_what_a_step_generates_and_who_does_it() -> None:
     assert values["updates per step"] == "2"
     assert values["sequences per update"] == "4 (micro batches of 1)"
     assert values["tokens per step"] == "320"
-    assert "\n  generation: 2.62 MB weights, 164 kB cache (4 slots), beside training's\n" in text
+    assert "\n  generation: 2.5 MiB weights, 160 KiB cache (4 slots), beside training's\n" in text
     assert "\n  total, generating " in text
     assert "\nnot in these figures: log-probability and generation passes" in text
     assert max(len(line) for line in text.splitlines() if line != price.plan.case) <= 80

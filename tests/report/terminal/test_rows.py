@@ -86,6 +86,14 @@ def test_details_have_every_fact_that_is_known() -> None:
     assert not any(line.startswith("  VP:") for line in lines)
 
 
+def test_a_long_case_id_above_its_facts_is_not_broken() -> None:
+    case = "grpo-llama3.2-1b-1n1g-torch-bf16-single-gsingle-seq512-gbs32-mbs8-p8g8-in128out384"
+
+    lines = render_details([make_row(case=case)], title="t", total=1, width=80, color=False).splitlines()
+
+    assert lines[2] == case
+
+
 def test_a_note_stands_below_its_row() -> None:
     row = make_row(case="pt0001", origin=make_origin(kind=RowKind.DRAFT, note="step time and rate differ"))
     columns = [COLUMNS["case"], COLUMNS["gpus"]]

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.frameworks.configs.number_formats import DTYPES
 from pytest_nemoperf.frameworks.configs.yaml_file import YamlConfig
 from pytest_nemoperf.recipes.algorithms import Algorithm
 from pytest_nemoperf.recipes.rl import RL
@@ -49,6 +50,7 @@ def read_rl(config: YamlConfig, *, algorithm: str, seq_len: int | None) -> RL:
             algorithm=_algorithm(config, section=section, name=algorithm),
             max_staleness=_staleness(config, section=section, name=algorithm),
             generator=_generator(generation),
+            generation_precision=_generation_precision(generation),
             temperature=generation.number("temperature", 1.0),
             top_p=generation.number("top_p", 1.0),
             top_k=_top_k(generation),
@@ -60,6 +62,25 @@ def read_rl(config: YamlConfig, *, algorithm: str, seq_len: int | None) -> RL:
         if str(error).startswith(config.subject):
             raise
         raise RecipeError(f"{config.subject}: {error}") from None
+
+
+def _generation_precision(generation: YamlConfig) -> Any:
+    """Return vLLM's number format; None for that of the policy.
+
+    Raises:
+        RecipeError: If there is no word for it.
+    """
+    name = generation.text("vllm_cfg.precision")
+    if not name or (generation.text("backend") or "vllm") != "vllm":
+        return None
+    if name == "fp8":
+        return name
+    if name not in DTYPES:
+        raise RecipeError(
+            f"policy.generation.vllm_cfg.precision={name} has no word here; known are fp8, {', '.join(DTYPES)}: "
+            "measure it by framework='command' and log_format='nemo_rl'"
+        )
+    return str(DTYPES[name])
 
 
 def _algorithm(config: YamlConfig, *, section: YamlConfig, name: str) -> Algorithm:

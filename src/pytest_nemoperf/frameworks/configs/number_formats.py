@@ -21,3 +21,5 @@ DTYPES: Final[Mapping[str, Precision]] = MappingProxyType(
     {"bfloat16": Precision.BF16, "bf16": Precision.BF16, "float32": Precision.FP32, "fp32": Precision.FP32}
 )
 """Types of torch."""
+GENERATION_PRECISIONS: Final = MappingProxyType({"fp32": "float32", "bf16": "bfloat16", "fp8": "fp8"})
+"""Words of NeMo RL's ``vllm_cfg.precision`` by precision of generation."""

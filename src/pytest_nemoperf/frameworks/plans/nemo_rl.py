@@ -13,7 +13,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from pytest_nemoperf.frameworks.configs.number_formats import FP8_RECIPES
+from pytest_nemoperf.frameworks.configs.number_formats import FP8_RECIPES, GENERATION_PRECISIONS
 from pytest_nemoperf.layouts.pipeline_stages import stage_layers
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.huggingface.names import hub_models
@@ -180,6 +180,11 @@ def _generation_problems(plan: Plan, *, rl: RL) -> Iterator[str]:
             f"max_staleness={rl.max_staleness} with ranks that take turns; give the layout's generation "
             "is_colocated=False and gpus of its own"
         )
+    if rl.generator == "megatron" and rl.generation_precision is not None:
+        yield (
+            f"generation_precision={rl.generation_precision!r} is a setting of vLLM, and Megatron generates in the "
+            "policy's; use generator='vllm', or leave it out"
+        )
     if rl.generator == "megatron" and rl.max_batch_size is not None:
         yield f"max_batch_size={rl.max_batch_size} is a setting of vLLM; use generator='vllm', or leave it out"
     if rl.generator == "megatron" and backend_of(plan) != "megatron":
@@ -273,6 +278,8 @@ def _generation(plan: Plan, *, rl: RL) -> dict[str, Any]:
     settings: dict[str, Any] = {"policy.generation.backend": rl.generator}
     section = "policy.generation.vllm_cfg"
     names = ("tensor_parallel_size", "pipeline_parallel_size")
+    if rl.generator == "vllm":
+        settings[f"{section}.precision"] = GENERATION_PRECISIONS[plan.generation_precision]
     if rl.generator == "megatron":
         section = "policy.generation.mcore_generation_config"
         names = ("tensor_model_parallel_size", "pipeline_model_parallel_size")

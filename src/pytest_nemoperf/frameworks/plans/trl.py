@@ -160,6 +160,11 @@ def _rollout_problems(rl: RL, *, plan: Plan) -> Iterator[str]:
             "it has transformers' own generation ('native') and vllm; choose one of these",
         ),
         (
+            rl.generation_precision is not None,
+            f"generation_precision={rl.generation_precision!r}",
+            "it generates in the precision of training; leave it out",
+        ),
+        (
             rl.generator == "vllm" and plan.device == "cpu",
             "generator='vllm' on a CPU",
             "TRL's vLLM shares a GPU's memory with training; use generator='native'",

@@ -11,6 +11,7 @@ are gated), then all key heads, then all value heads.
 from __future__ import annotations
 
 import math
+import os
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +19,12 @@ from torch import Tensor, nn
 
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import Layer
+from pytest_nemoperf.native.fast_paths import WINDOW_BANDS, enabled_fast_paths
 from pytest_nemoperf.native.model.attention_core import Core, Masks, SoftmaxCore
 from pytest_nemoperf.native.model.layers import Linear, OutputLinear, RMSNorm
 from pytest_nemoperf.native.model.operators import rotate, split_heads
 from pytest_nemoperf.native.model.rope import Positions, score_factor
+from pytest_nemoperf.native.model.window_bands import BandedCore
 
 
 def make_core(config: ModelConfig, layer: Layer, *, query_size: int, masks: Masks) -> Core:
@@ -29,7 +32,8 @@ def make_core(config: ModelConfig, layer: Layer, *, query_size: int, masks: Mask
     scale = config.query_scale
     if scale is None:
         scale = 1 / math.sqrt(query_size)
-    return SoftmaxCore(
+    kind = BandedCore if WINDOW_BANDS in enabled_fast_paths(os.environ) else SoftmaxCore
+    return kind(
         scale=scale * score_factor(config.rope_scaling),
         window=layer.window,
         is_chunked=layer.is_chunked,

@@ -97,10 +97,8 @@ class SoftmaxCore:
         k_BKTC = k_BKTC[:, :, :num_keys]
         v_BKTC = v_BKTC[:, :, :num_keys]
         is_causal_only = self.window is None or self.window >= num_keys
-        if self.softcap is not None or sinks_H is not None:
-            visible_ST = self._mask(q_BHSC, first_query=first_query)
-            return self._composed(q_BHSC, k_BKTC, v_BKTC, visible=visible_ST, sinks_H=sinks_H)
-        if is_causal_only and first_query == 0:
+        is_fused = self.softcap is None and sinks_H is None
+        if is_fused and is_causal_only and first_query == 0:
             return F.scaled_dot_product_attention(
                 q_BHSC,
                 k_BKTC,
@@ -109,6 +107,15 @@ class SoftmaxCore:
                 scale=self.scale,
                 enable_gqa=q_BHSC.shape[1] > k_BKTC.shape[1],
             )
+        visible_ST = self._mask(q_BHSC, first_query=first_query)
+        return self.masked(q_BHSC, k_BKTC, v_BKTC, visible=visible_ST, sinks_H=sinks_H)
+
+    def masked(
+        self, q_BHSC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, *, visible: Tensor, sinks_H: Tensor | None
+    ) -> Tensor:
+        """Return one value per query and head (BHSC), of the keys that a mask (S, T) shows."""
+        if self.softcap is not None or sinks_H is not None:
+            return self._composed(q_BHSC, k_BKTC, v_BKTC, visible=visible, sinks_H=sinks_H)
         if q_BHSC.is_cuda:
             # CUDA's fused kernels that take a mask don't group queries.
             group_size = q_BHSC.shape[1] // k_BKTC.shape[1]
@@ -118,7 +125,7 @@ class SoftmaxCore:
             q_BHSC,
             k_BKTC,
             v_BKTC,
-            attn_mask=self._mask(q_BHSC, first_query=first_query),
+            attn_mask=visible,
             scale=self.scale,
             enable_gqa=q_BHSC.shape[1] > k_BKTC.shape[1],
         )

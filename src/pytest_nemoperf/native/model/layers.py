@@ -111,6 +111,11 @@ def make_norm(config: ModelConfig) -> RMSNorm | LayerNorm:
     return kind(config.hidden_size, eps=config.norm_eps)
 
 
+def in_dtype(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a master weight cast to the dtype of a product."""
+    return weight.to(dtype)
+
+
 def plain_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return x times the transposed weight, plus bias, in x's dtype."""
     if bias is not None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import MoE
-from pytest_nemoperf.native.model.layers import Linear
+from pytest_nemoperf.native.model.layers import Linear, in_dtype
 from pytest_nemoperf.native.model.mlp import MLP, activate
 from pytest_nemoperf.native.model.operators import contiguous_gradient, copy_rows
 
@@ -78,12 +78,16 @@ class Router(nn.Module):
 
 
 class ExpertLinear(nn.Module):
-    """One matrix per expert, (E, O, I); expert parallelism keeps a contiguous slice of the experts."""
+    """One matrix per expert, (E, O, I); expert parallelism keeps a contiguous slice of the experts.
+
+    ``cast`` maps the weight and a dtype to the weight in that dtype.
+    """
 
     def __init__(self, num_experts: int, in_features: int, out_features: int, *, has_bias: bool) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_experts, out_features, in_features))
         self.bias = nn.Parameter(torch.empty(num_experts, out_features)) if has_bias else None
+        self.cast: Callable[[Tensor, torch.dtype], Tensor] = in_dtype
 
 
 class Experts(nn.Module):
@@ -143,9 +147,9 @@ class Experts(nn.Module):
         if first.bias is not None or self.down.bias is not None:
             experts_E = torch.arange(len(counts_E), device=counts_E.device)
             expert_R = experts_E.repeat_interleave(counts_E, output_size=x_RD.shape[0])
-        hidden_RF = _add_bias(self.product(x_RD, first.weight, counts_E), first.bias, expert_R)
+        hidden_RF = _add_bias(self.product(x_RD, first.cast(first.weight, x_RD.dtype), counts_E), first.bias, expert_R)
         hidden_RF = activate(hidden_RF, self.activation)
-        out_RD = self.product(hidden_RF, self.down.weight, counts_E)
+        out_RD = self.product(hidden_RF, self.down.cast(self.down.weight, x_RD.dtype), counts_E)
         bias_ED: Tensor | None = self.down.bias
         if bias_ED is not None:
             bias_ED = bias_ED * self.bias_share

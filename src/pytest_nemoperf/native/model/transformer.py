@@ -26,6 +26,7 @@ from pytest_nemoperf.native.model.layers import (
     LayerNorm,
     LearnedPositions,
     RMSNorm,
+    in_dtype,
     make_norm,
     plain_product,
 )
@@ -53,7 +54,8 @@ def _next_token_loss(logprob_T: Tensor, terms_TK: Tensor | None) -> Tensor:
 class LossHead(nn.Module):
     """Output head; tensor parallelism replaces ``cross_entropy`` by one over shards of the vocabulary.
 
-    ``product`` is that of Linear. ``temperature`` divides the logits, as in the sampling of responses.
+    ``product`` is that of Linear. ``temperature`` divides the logits, as in the sampling of responses. ``cast`` maps
+    the weight and a dtype to the weight in that dtype.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -65,6 +67,7 @@ class LossHead(nn.Module):
         self.softcap = config.final_softcap
         self.temperature = 1.0
         self.product: Callable[[Tensor, Tensor, Tensor | None], Tensor] = plain_product
+        self.cast: Callable[[Tensor, torch.dtype], Tensor] = in_dtype
         self.cross_entropy: Callable[[Tensor, Tensor], Tensor] = cross_entropy
 
     def forward(self, x_TD: Tensor, labels_T: Tensor, tied_weight_VD: Tensor | None) -> Tensor:
@@ -78,7 +81,7 @@ class LossHead(nn.Module):
         """Return the logits of each token (T, V)."""
         weight_VD = tied_weight_VD if self.weight is None else self.weight
         assert weight_VD is not None  # noqa: S101 (one of them is there)
-        logits_TV = self.product(x_TD, weight_VD, None)
+        logits_TV = self.product(x_TD, self.cast(weight_VD, x_TD.dtype), None)
         if self.scale != 1:
             logits_TV = logits_TV * self.scale
         if self.softcap is not None:

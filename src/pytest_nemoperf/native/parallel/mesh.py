@@ -15,6 +15,7 @@ from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.weights import num_kv_copies
 from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.collective import Collective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,7 @@ class RankMesh:
     expert_shards: DeviceMesh | None = None
 
 
-def group_timeout(plan: Plan) -> timedelta:
+def group_timeout(plan: Plan | Collective) -> timedelta:
     """Return the timeout of process groups, the time limit of the run.
 
     NCCL's default of 10 minutes is less than some generations take. The launcher ends a run that hangs.

@@ -28,6 +28,11 @@ def compute_dtype(precision: Precision) -> torch.dtype:
     return torch.bfloat16  # 8-bit and 4-bit formats are internal to transformer-engine's products
 
 
+def generation_dtype(plan: Plan) -> torch.dtype:
+    """Return the dtype of a generator's weights; vLLM quantizes those of fp8 itself when it loads them."""
+    return torch.float32 if plan.generation_precision == "fp32" else torch.bfloat16
+
+
 def parallelize(plan: Plan, *, mesh: RankMesh, device: torch.device, is_trained: bool = True) -> tuple[nn.Module, ...]:
     """Return this rank's model, ready to train, or its chunks of a pipeline.
 

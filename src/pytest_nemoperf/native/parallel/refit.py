@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.layouts.refit_transfers import RefitTransfer, refit_transfers, split_into_buckets
 from pytest_nemoperf.layouts.weight_regions import ShardRegion, generation_holders, regions_of_rank, training_holders
-from pytest_nemoperf.native.parallel.parallelize import compute_dtype
+from pytest_nemoperf.native.parallel.parallelize import generation_dtype
 from pytest_nemoperf.recipes.recipe import Plan
 
 BUCKET_BYTES: Final = 2**27
@@ -97,7 +97,7 @@ class Refit:
         layout = plan.layout
         self._group = group
         self._device = device
-        self._dtype = compute_dtype(plan.precision)
+        self._dtype = generation_dtype(plan)
         self._is_apart = layout.generation is not None and not layout.generation.is_colocated
         self._sources = regions_of_rank(rank, holders=training_holders(plan.model, layout=layout))
         self._targets = regions_of_rank(rank, holders=generation_holders(plan.model, layout=layout))

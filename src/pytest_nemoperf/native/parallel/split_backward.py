@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pytest_nemoperf.native.model.layers import Linear, plain_product
-from pytest_nemoperf.native.model.moe import Experts, experts_weight_gradient, grouped_product
+from pytest_nemoperf.native.model.moe import ExpertLinear, Experts, experts_weight_gradient, grouped_product
 from pytest_nemoperf.native.model.transformer import Decoder, LossHead
 
 WeightPass = Callable[[], None]
@@ -42,6 +42,8 @@ class SplitBackward:
                 module.product = self._product
             elif isinstance(module, Experts):
                 module.product = self._experts_product
+            if isinstance(module, (ExpertLinear, LossHead)):
+                module.cast = _uncast  # the products do it, and add to the gradient of the weight itself
 
     def take(self) -> WeightPass:
         """Return the second half of the backward pass that has just run, and wait for the next."""
@@ -107,6 +109,11 @@ class _ExpertsProduct(torch.autograd.Function):
         grad_RO = grads[0].contiguous()
         ctx.wait(partial(_add_experts_product, ctx.weight, grad_RO, x_RI, counts_E))
         return grouped_product(grad_RO, weight_EOI.transpose(1, 2), counts_E), None, None, None
+
+
+def _uncast(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    del dtype  # that of the product's input
+    return weight
 
 
 def _run(waiting: list[WeightPass]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from pytest_nemoperf.native.device import (
     reset_peak_memory,
     tune_host_memory,
 )
+from pytest_nemoperf.native.fast_paths import TF32, enabled_fast_paths, fast_path_environment
 from pytest_nemoperf.native.model.compiling import use_own_cache
 from pytest_nemoperf.native.parallel.context_parallel import local_positions
 from pytest_nemoperf.native.parallel.mesh import build_mesh, data_parallel_rank, group_timeout
@@ -37,7 +39,9 @@ from pytest_nemoperf.native.rank.output import (
     write_atomic,
     write_error,
 )
+from pytest_nemoperf.native.rank.peers import Peers
 from pytest_nemoperf.native.rank.profiling import StepProfiler
+from pytest_nemoperf.native.rank.rendezvous import join_group, open_store
 from pytest_nemoperf.native.rank.rl_output import rl_step_records
 from pytest_nemoperf.native.rank.turns import steps_in_turn
 from pytest_nemoperf.native.rank.yardstick import gather_yardsticks, has_yardstick, measure_yardstick
@@ -45,7 +49,10 @@ from pytest_nemoperf.native.rl.learn.rollout_facts import RolloutFacts
 from pytest_nemoperf.native.rl.loop import make_rl_rank
 from pytest_nemoperf.native.train.data import SyntheticTokens
 from pytest_nemoperf.native.train.loop import Trainer
+from pytest_nemoperf.native.train.optimizer_step import Trained
 from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.collective import Collective
+from pytest_nemoperf.records.launch_times import CheckpointTimes
 from pytest_nemoperf.records.step import PLAN_FILE, RESULT_FILE, STEPS_FILE, RunResult
 from pytest_nemoperf.records.yardstick import Yardstick
 
@@ -87,6 +94,16 @@ class Explained(Protocol):
         ...
 
 
+@runtime_checkable
+class Checkpointed(Protocol):
+    """StepRunner with models that can be saved as a checkpoint."""
+
+    @property
+    def trained(self) -> tuple[Trained, ...]:
+        """Models that this rank trains, with their optimizers."""
+        ...
+
+
 class MakeStepRunner(Protocol):
     """Builds this rank's part of a pre-training run."""
 
@@ -106,10 +123,16 @@ def main(make_trainer: MakeStepRunner | None = None) -> None:
         Exception: Any error of the run, after it was written to the rank's error file.
     """
     env = read_environment()
+    peers = Peers(rank=env.rank, world_size=env.world_size, run_dir=env.run_dir)
     try:
-        run(env, make_trainer=make_trainer or make_native_trainer)
+        run(env, make_trainer=make_trainer or make_native_trainer, peers=peers)
     except Exception as error:
-        write_error(env.run_dir, rank=env.rank, error=error)
+        lost = peers.lost() if isinstance(error, RuntimeError) else None  # as errors of torch's collectives are
+        if lost is None:
+            write_error(env.run_dir, rank=env.rank, error=error)
+        else:  # the earliest error file is the cause, and this error is none
+            error.add_note(f"before this, {lost}")
+        peers.fail(f"{type(error).__name__}: {error}")
         raise
 
 
@@ -129,18 +152,25 @@ def read_environment() -> RankEnvironment:
     )
 
 
-def run(env: RankEnvironment, *, make_trainer: MakeStepRunner) -> None:
+def run(env: RankEnvironment, *, make_trainer: MakeStepRunner, peers: Peers) -> None:
     """Run the plan of the run directory on this rank.
 
+    Args:
+        env: Environment of this rank.
+        make_trainer: Builder of the rank's part of pre-training.
+        peers: This rank's part in the notice of failures.
+
     Raises:
+        LaunchError: If this rank can't meet the others.
         PlanError: If the plan doesn't fit the ranks that were started, or needs something that isn't built in.
         RecordError: If the plan can't be read.
     """
     plan = read_plan(env)
-    device = join_ranks(plan, env=env)
+    device = join_ranks(plan, env=env, peers=peers)
     if plan.is_compiled:
         use_own_cache(env.run_dir)
     train(plan, env=env, device=device, make_trainer=make_trainer)
+    peers.done()
     dist.destroy_process_group()
 
 
@@ -157,18 +187,36 @@ def read_plan(env: RankEnvironment) -> Plan:
     return plan
 
 
-def join_ranks(plan: Plan, *, env: RankEnvironment) -> torch.device:
-    """Join the group of all ranks, and return this rank's device."""
+def join_ranks(plan: Plan | Collective, *, env: RankEnvironment, peers: Peers | None = None) -> torch.device:
+    """Join the group of all ranks, and return this rank's device.
+
+    Args:
+        plan: Plan of the run, or the collective that it times.
+        env: Environment of this rank.
+        peers: This rank's part in the notice of failures; None for a rank that waits for no other.
+
+    Raises:
+        LaunchError: If the ranks can't meet; the text says what was tried.
+    """
     timeout = group_timeout(plan)
+    os.environ.update(fast_path_environment(os.environ))
+    device = torch.device("cpu")
+    backend = "gloo"
     if plan.device == "cuda":
+        if TF32 in enabled_fast_paths(os.environ):
+            torch.set_float32_matmul_precision("high")
         device = torch.device("cuda", env.local_rank)
+        backend = "nccl"
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device, timeout=timeout)
     else:
-        device = torch.device("cpu")
         torch.set_num_threads(max(1, available_cores() // env.local_world_size))
         tune_host_memory()
-        dist.init_process_group("gloo", timeout=timeout)
+    store = open_store(rank=env.rank, world_size=env.world_size, timeout=timeout)
+    if peers is not None:
+        peers.join(store, address=os.environ["MASTER_ADDR"])
+    join_group(backend, store=store, rank=env.rank, world_size=env.world_size, device=device, timeout=timeout)
+    if peers is not None:
+        peers.joined()
     return device
 
 
@@ -196,6 +244,7 @@ def train(plan: Plan, *, env: RankEnvironment, device: torch.device, make_traine
     run_all = partial(_run_steps, plan=plan, device=device, progress=progress, profiler=profiler)
     facts: list[RolloutFacts] = []
     choices: Mapping[str, str] = {}
+    trained: tuple[Trained, ...] = ()
     yardsticks: list[tuple[Yardstick, ...]] = []
     is_yardstick_due = has_yardstick(plan)
     if is_yardstick_due:  # before anything of the model is there
@@ -204,17 +253,21 @@ def train(plan: Plan, *, env: RankEnvironment, device: torch.device, make_traine
         trainer = make_trainer(plan, rank=env.rank, device=device)
         if isinstance(trainer, Explained):
             choices = trainer.environment
+        if isinstance(trainer, Checkpointed):
+            trained = trainer.trained
         steps = run_all(trainer.step, barrier=dist.barrier)
     else:
         rl_rank = make_rl_rank(plan, device=device)
         steps = run_all(rl_rank.step, barrier=rl_rank.barrier)
         rl_rank.finish()
         facts = rl_rank.facts
+        trained = rl_rank.trained
     gathered = gather_steps(steps, peak_bytes=peak_memory_bytes(device), device=device)
     if is_yardstick_due:  # after the peak of memory was read
         yardsticks.append(gather_yardsticks(measure_yardstick(device, precision=plan.precision), device=device))
     if profiler is not None:
         profiler.write(env.run_dir, rank=env.rank)
+    checkpoint = _checkpoint_times(plan, trained, device=device)  # after the peak of memory was read
     hosts = gather_hosts()
     dist.barrier()  # the result file promises that every rank got here
     if env.rank == 0:
@@ -231,8 +284,18 @@ def train(plan: Plan, *, env: RankEnvironment, device: torch.device, make_traine
             hosts=hosts,
             yardsticks_before=yardsticks[0] if yardsticks else (),
             yardsticks_after=yardsticks[1] if yardsticks else (),
+            checkpoint=checkpoint,
         )
         write_atomic(env.run_dir / RESULT_FILE, to_json(result))
+
+
+def _checkpoint_times(plan: Plan, trained: Sequence[Trained], *, device: torch.device) -> CheckpointTimes | None:
+    """Save and load a checkpoint if the plan asks for it; return the times on rank 0, else None."""
+    if not (plan.has_checkpoint and plan.checkpoint_dir):
+        return None
+    from pytest_nemoperf.native.rank.checkpoint import time_checkpoint  # noqa: PLC0415 (80 modules, in no other rank)
+
+    return time_checkpoint(plan, trained, device=device)
 
 
 def make_native_trainer(plan: Plan, *, rank: int, device: torch.device) -> Trainer:
@@ -316,12 +379,18 @@ def main_of_process(make_trainer: MakeStepRunner | None = None) -> NoReturn:
     Args:
         make_trainer: As of main.
     """
-    main(make_trainer)
+    exit_code = 0
+    try:
+        main(make_trainer)
+    except Exception:
+        traceback.print_exc()
+        exit_code = 1
     # Like a forked rank, end without the interpreter's teardown: it races with gloo's threads, and a rank whose
-    # result is complete died of SIGABRT in 2 of 25 runs ("terminate called without an active exception").
+    # result is complete died of SIGABRT in 2 of 25 runs ("terminate called without an active exception"). After an
+    # error it may wait for collectives that never end.
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(exit_code)
 
 
 if __name__ == "__main__":

@@ -64,12 +64,12 @@ class ProgressWriter:
 
     def step_done(self, step: int, *, step_time_sec: float) -> None:
         """Write a line, unless the last one is very recent."""
-        now = time.monotonic()
+        now = time.clock_gettime(time.CLOCK_MONOTONIC)  # the pytest process compares it with its own reading
         if now < self._next_time and step != self._last_step:
             return
         self._next_time = now + _PROGRESS_INTERVAL_SEC
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(to_json_line(Progress(step=step, step_time_sec=step_time_sec)))
+            file.write(to_json_line(Progress(step=step, step_time_sec=step_time_sec, ended_sec=now)))
 
 
 def gather_steps(steps: Sequence[RankStep], *, peak_bytes: int, device: torch.device) -> list[list[RankStep]]:

@@ -33,6 +33,7 @@ from pytest_nemoperf.native.rl.generate.vllm_generator import VllmGenerator
 from pytest_nemoperf.native.rl.learn.policy_update import PolicyUpdate, UpdateStats
 from pytest_nemoperf.native.rl.learn.rollout_facts import RolloutFacts, rollout_facts_of
 from pytest_nemoperf.native.rl.refit_notice import RefitNotice, version_tensor
+from pytest_nemoperf.native.train.optimizer_step import Trained
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.step import RL_PHASES
 
@@ -50,6 +51,10 @@ class RLRank(Protocol):
 
     def finish(self) -> None:
         """Receive or deliver weights and samples that are still on their way."""
+
+    @property
+    def trained(self) -> tuple[Trained, ...]:
+        """Models that this rank trains, with their optimizers."""
 
 
 def make_rl_rank(plan: Plan, *, device: torch.device) -> RLRank:
@@ -168,6 +173,11 @@ class ColocatedRank:
     def finish(self) -> None:
         """Do nothing: no weights or samples are on their way between steps."""
 
+    @property
+    def trained(self) -> tuple[Trained, ...]:
+        """Policy and value model with their optimizers."""
+        return self._training.update.trained
+
 
 class TrainingRank:
     """Trains on samples of other ranks and sends them its weights."""
@@ -204,6 +214,11 @@ class TrainingRank:
         """Wait until the last weights have arrived."""
         self._wait_for_weights(max_in_flight=0)
         self._notice.finish()
+
+    @property
+    def trained(self) -> tuple[Trained, ...]:
+        """Policy and value model with their optimizers."""
+        return self._training.update.trained
 
     def _send_weights(self) -> None:
         """Send the weights; unless the other side waits for them (on-policy), training goes on meanwhile."""
@@ -253,6 +268,11 @@ class GeneratingRank:
         while self._num_missing:
             self._receive_weights()
         self._transfer.finish()
+
+    @property
+    def trained(self) -> tuple[Trained, ...]:
+        """Nothing: this rank generates only."""
+        return ()
 
     def _receive_weights(self) -> None:
         self._version = self._notice.receive()

@@ -11,7 +11,7 @@ from pytest_nemoperf.native.parallel.mesh import RankMesh
 from pytest_nemoperf.native.parallel.passes import MicroBatch
 from pytest_nemoperf.native.phases import PhaseClock, RankStep
 from pytest_nemoperf.native.train.data import SyntheticTokens
-from pytest_nemoperf.native.train.optimizer_step import Updater
+from pytest_nemoperf.native.train.optimizer_step import Trained, Updater
 from pytest_nemoperf.recipes.hyperparameters import LEARNING_RATE
 from pytest_nemoperf.recipes.recipe import Plan
 
@@ -47,6 +47,11 @@ class Trainer:
             learning_rate=LEARNING_RATE,
             clock=clock,
         )
+
+    @property
+    def trained(self) -> tuple[Trained, ...]:
+        """The model with its optimizer."""
+        return (self._updater.trained,)
 
     def step(self, number: int) -> RankStep:
         """Run one step; ranks should enter together, as waiting for the others is timed."""

@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.weights import model_weights
+from pytest_nemoperf.native.fast_paths import CAST_WEIGHTS_ONCE, enabled_fast_paths
+from pytest_nemoperf.native.model.weight_casts import WeightCasts
 from pytest_nemoperf.native.parallel.gradients import Gradients
 from pytest_nemoperf.native.parallel.mesh import RankMesh
 from pytest_nemoperf.native.parallel.passes import GradAccumulation, MicroBatch, Passes, whole_model
 from pytest_nemoperf.native.parallel.pipeline import Pipeline, shared_embedding
 from pytest_nemoperf.native.phases import PhaseClock
 from pytest_nemoperf.recipes.hyperparameters import BETAS, EPS, MAX_GRAD_NORM, WEIGHT_DECAY
-from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.recipes.recipe import Plan, Precision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A trained model on this rank with its optimizer, for checkpoints.
+
+    Attributes:
+        model: Architecture.
+        chunks: This rank's parts of it.
+        optimizer: Their optimizer.
+        mesh: Process groups of the run.
+    """
+
+    model: ModelConfig
+    chunks: Sequence[nn.Module]
+    optimizer: torch.optim.Optimizer
+    mesh: RankMesh
 
 
 class Updater:
@@ -30,6 +52,9 @@ class Updater:
             different tokens.
         learning_rate: Learning rate of AdamW.
         clock: Marks ``forward``, ``backward``, ``grad_comm``, ``pipeline_wait`` and ``optimizer``.
+
+    Attributes:
+        trained: The model with its optimizer.
     """
 
     def __init__(
@@ -59,6 +84,8 @@ class Updater:
         self._optimizer = torch.optim.AdamW(
             _groups(parameters.values()), lr=learning_rate, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY, fused=True
         )
+        self.trained = Trained(model=plan.model, chunks=chunks, optimizer=self._optimizer, mesh=mesh)
+        self._casts = _weight_casts(plan, chunks=chunks, mesh=mesh)
         self._has_grad_comm = plan.layout.dp * plan.layout.cp > 1 or self._gradients.are_partial
         self._passes = make_passes(
             plan, chunks=chunks, mesh=mesh, divisor=divisor, has_grad_comm=self._has_grad_comm, clock=clock
@@ -83,8 +110,22 @@ class Updater:
         grad_norm = self._gradients.clip(MAX_GRAD_NORM)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        if self._casts is not None:
+            self._casts.renew()
         self._clock.mark("optimizer")
         return loss, grad_norm
+
+
+def _weight_casts(plan: Plan, *, chunks: Sequence[nn.Module], mesh: RankMesh) -> WeightCasts | None:
+    """Return copies of the matrices in the compute dtype; None unless switched on, or if the plan has no use for them.
+
+    FSDP makes its own, torch.compile would guard each of them, and a zero-bubble pipeline follows gradients by itself.
+    """
+    has_use = mesh.pp is None and mesh.shards is None and not plan.is_compiled and plan.precision is Precision.BF16
+    if CAST_WEIGHTS_ONCE not in enabled_fast_paths(os.environ) or not has_use:
+        return None
+    (chunk,) = chunks
+    return WeightCasts(whole_model(chunk))
 
 
 def make_passes(

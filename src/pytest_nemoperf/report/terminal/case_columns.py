@@ -9,6 +9,10 @@ from typing import Final
 
 from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.records.metrics import (
+    ALGORITHM_GIB_PER_SEC,
+    BUS_GIB_PER_SEC,
+    CALL_GIB_PER_SEC,
+    CALL_TFLOPS_PER_SEC,
     JUDGED,
     MFU_PCT,
     PEAK_MEMORY_GIB,
@@ -37,11 +41,24 @@ FIGURE_HEADINGS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         STEP_TIME_SEC.name: ("step", ""),
         PEAK_MEMORY_GIB.name: ("peak", "GiB"),
         TIME_PER_CALL_SEC.name: ("a call", ""),
+        CALL_TFLOPS_PER_SEC.name: ("TFLOP", "/s"),
+        CALL_GIB_PER_SEC.name: ("GiB", "/s"),
+        ALGORITHM_GIB_PER_SEC.name: ("algorithm", "GiB/s"),
+        BUS_GIB_PER_SEC.name: ("bus", "GiB/s"),
     }
 )
 """Two lines above each metric; of times the unit follows from the figures."""
 FIGURE_RANKS: Final[Mapping[str, int]] = MappingProxyType(
-    {PEAK_MEMORY_GIB.name: 1, TFLOPS_PER_SEC_PER_GPU.name: 2, STEP_TIME_SEC.name: 3, MFU_PCT.name: 4}
+    {
+        PEAK_MEMORY_GIB.name: 1,
+        TFLOPS_PER_SEC_PER_GPU.name: 2,
+        STEP_TIME_SEC.name: 3,
+        MFU_PCT.name: 4,
+        CALL_TFLOPS_PER_SEC.name: 1,
+        CALL_GIB_PER_SEC.name: 1,
+        BUS_GIB_PER_SEC.name: 1,
+        ALGORITHM_GIB_PER_SEC.name: 2,
+    }
 )
 """Importance of a metric's columns, see CaseColumn; the others are always shown."""
 

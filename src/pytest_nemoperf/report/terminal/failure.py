@@ -23,6 +23,7 @@ from pytest_nemoperf.report.console import (
     to_text,
     unfolded,
 )
+from pytest_nemoperf.report.launch_figures import TITLE, launch_figures, unknown_figures
 from pytest_nemoperf.report.phases import compare_phases, phase_table, rank_groups
 from pytest_nemoperf.report.terminal.ab import beside_parts, render_ab
 from pytest_nemoperf.report.terminal.commands import command_lines
@@ -75,6 +76,7 @@ def _parts(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
     if report.profile is not None:
         origin = report.baseline.provenance if report.baseline is not None else None
         yield from profile_parts(report.profile, baseline=origin, width=width)
+    yield from _launch_figures(report)
     if baseline is not None:
         yield from _rollouts(report, baseline=baseline)
         yield from _suspects(report, baseline=baseline)
@@ -134,6 +136,15 @@ def _rollouts(report: CaseReport, *, baseline: DecidingBaseline) -> Iterator[Ren
     for row in rows:
         add_figures(table, *row)
     yield indented(table)
+
+
+def _launch_figures(report: CaseReport) -> Iterator[RenderableType]:
+    runs = report.result.measurement.runs
+    figures = launch_figures(runs)
+    if figures:
+        yield section(TITLE)
+        yield from map(indented, figures)
+        yield from [indented(styled((reason, QUIET))) for reason in unknown_figures(runs)]
 
 
 def _spread(report: CaseReport, *, baseline: DecidingBaseline) -> Iterator[RenderableType]:

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.layouts.layout import TRAINING_KEYS
 from pytest_nemoperf.pricing.price import MemoryRange, Price
+from pytest_nemoperf.pricing.rough_time import RoughTime
 from pytest_nemoperf.recipes.recipe import Plan
-from pytest_nemoperf.records.metrics import format_number, format_time
+from pytest_nemoperf.records.metrics import format_number, format_time, time_unit
 from pytest_nemoperf.report.case_names import names_within, short_names
-from pytest_nemoperf.report.cells import bytes_text, flops_text
+from pytest_nemoperf.report.cells import bytes_text, elapsed_text, flops_text
 from pytest_nemoperf.report.console import align
 from pytest_nemoperf.report.terminal.case_table import CaseColumn, case_table, name_lines
 from pytest_nemoperf.report.terminal.rollouts import NOT_MODELLED, generation_lines, rollout_facts
@@ -20,6 +21,7 @@ from pytest_nemoperf.visible import visible_text
 
 _WIDTH = 80  # of redirected output, which has no terminal to ask
 _NAME_INDENT = 4
+_BYTES_PER_GB = 10**9  # of data sheets
 _NEUTRAL = {"pp_schedule": "1f1b", "cp_comm": "all_gather", "sequence_parallel": True, "shard_optimizer": False}
 _MEMORY_KINDS = (
     "weights",
@@ -35,6 +37,7 @@ _MEMORY_KINDS = (
 _ONLY_RL = ("reference", "value_model", "generating")
 _UNSTATED_TITLES = {"recompute": "recomputation", "shard_optimizer": "sharding of the optimizer's states"}
 _PUBLISHED_MARK = "published"
+_ESTIMATE_MARK = "~"
 _DRY_RUN_HEADS = (
     (("", "fits"), 0),
     (("", "memory"), 0),
@@ -76,6 +79,7 @@ def render_dry_run(dry_run: DryRun, *, written: Sequence[str], width: int = _WID
     if dry_run.cases:
         lines += ["", *_dry_run_table(dry_run.cases, names=names, width=width)]
     lines += _range_lines(dry_run.cases)
+    lines += _estimate_lines(dry_run.cases)
     lines += _unsupported_lines(dry_run.cases, names=names, width=width)
     lines += _note_lines(dry_run.cases, names=names)
     if dry_run.not_priced:
@@ -148,21 +152,58 @@ def _note_lines(cases: Sequence[PricedCase], *, names: Mapping[str, str]) -> Ite
             yield f"    {note}"
 
 
+def _estimate_lines(cases: Sequence[PricedCase]) -> Iterator[str]:
+    """Yield the basis of each estimated step time once; nothing if there are none."""
+    bases: dict[str, None] = {}
+    for case in cases:
+        if case.price.estimated is not None:
+            bases[case.price.estimated.basis] = None
+    if bases:
+        yield ""
+        yield f"{_ESTIMATE_MARK}: estimated, never measured; FLOPs of a step at:"
+    for basis in bases:
+        yield f"  {basis}"
+
+
 def _cost_lines(cost: SuiteCost, *, cases: Sequence[PricedCase]) -> Iterator[str]:
-    unit = "GPU-hours" if all(case.price.plan.device == "cuda" for case in cases) else "process-hours"
-    known = count_text(cost.num_known, "case")
+    is_cuda = all(case.price.plan.device == "cuda" for case in cases)
+    unit = "GPU-hours" if is_cuda else "process-hours"
     if not cost.num_known:
-        yield f"{unit} of the suite: unknown, for no case has an estimated step time"
+        yield f"{unit} of the suite: unknown, for no case has a stored, published or estimated step time"
         return
-    yield f"{unit} of the suite's steps: {format_number(cost.gpu_hours)}, for {known}"
+    hours = format_number(cost.gpu_hours + cost.estimated_gpu_hours)
+    estimated = ""
+    if cost.num_estimated:
+        estimated = f" ({format_number(cost.estimated_gpu_hours)} of them estimated)"
+    yield f"{unit} of the suite's steps: {hours}{estimated}, for {count_text(cost.num_known, 'case')}"
+    estimated = f", {cost.num_estimated:,} estimated" if cost.num_estimated else ""
     yield (
-        f"  step times: {cost.num_stored:,} from stored baselines, {cost.num_published:,} from published rows; "
-        f"{count_text(cost.num_unknown, 'case')} without one"
+        f"  step times: {cost.num_stored:,} from stored baselines, {cost.num_published:,} from published rows"
+        f"{estimated}; {count_text(cost.num_unknown, 'case')} without one"
     )
     if all(case.num_launches == 1 for case in cases):
         yield "  warm-up and measured steps of one launch a case; not counted: further launches, the time to start"
     else:
         yield "  warm-up and measured steps of every launch that makes a baseline; the time to start is not counted"
+    yield from _launch_lines(cost, cases=cases, unit="GPU" if is_cuda else "process")
+
+
+def _launch_lines(cost: SuiteCost, *, cases: Sequence[PricedCase], unit: str) -> Iterator[str]:
+    """Yield the time of one launch of each case, the least that judges it, by GPUs; nothing if none fits."""
+    if not cost.launches:
+        return
+    startups = [case.price.startup_sec for case in cases if case.launch_sec is not None]
+    if None in startups:
+        counted = "without the time to start where it is not known"
+    else:
+        counted = f"with {min(map(float, filter(None, startups))):g} s or more to start each, as on one H100"
+    yield f"one launch of each case, {counted}:"
+    for launches in cost.launches:
+        gpus = count_text(launches.gpus, unit)
+        text = f"  {gpus}: {elapsed_text(launches.sec)} for {count_text(launches.num_cases, 'case')}"
+        if launches.low_sec < launches.high_sec:
+            text += f" ({elapsed_text(launches.low_sec)} to {elapsed_text(launches.high_sec)})"
+        yield text
 
 
 def _facts(price: Price, *, system_title: str) -> Iterator[tuple[str, str]]:
@@ -200,7 +241,7 @@ def _facts(price: Price, *, system_title: str) -> Iterator[tuple[str, str]]:
         bubble = f"{_bubble_text(price)} of the {unit}"
     yield "pipeline bubble", bubble
     yield "steps", f"{plan.warmup_steps} warm-up + {plan.steps} measured"
-    yield "time-out", f"{plan.timeout_sec:g} s"
+    yield "time-out", f"{plan.timeout_sec:g} s ({plan.timeout_basis})"
     if plan.notes:
         yield "notes", "; ".join(plan.notes)
 
@@ -287,11 +328,15 @@ def _fit_text(price: Price) -> str:
         return f"{bytes_text(total)} are needed; the memory of {price.plan.system} is not known"
     if price.is_fitting is None:
         return (
-            f"{bytes_text(total)} of the {bytes_text(capacity)} of one GPU ({100 * total / capacity:.0f}%) at least; "
-            "what is not counted:"
+            f"{bytes_text(total)} of {_capacity_text(capacity)} ({100 * total / capacity:.0f}%) at least; not counted:"
         )
     relation = "fits into" if price.is_fitting else "does not fit into"
-    return f"{bytes_text(total)} {relation} the {bytes_text(capacity)} of one GPU ({100 * total / capacity:.0f}%)"
+    return f"{bytes_text(total)} {relation} {_capacity_text(capacity)} ({100 * total / capacity:.0f}%)"
+
+
+def _capacity_text(capacity: int) -> str:
+    """Return the memory of a GPU, in brackets the decimal size that its data sheet prints."""
+    return f"the {bytes_text(capacity)} ({capacity / _BYTES_PER_GB:g} GB) of one GPU"
 
 
 def _range_fit_text(price: Price, *, memory: MemoryRange) -> str:
@@ -311,13 +356,13 @@ def _range_fit_text(price: Price, *, memory: MemoryRange) -> str:
     elif memory.high_bytes > capacity:
         relation = "a part of it fits into"
     elif price.uncounted:
-        relation = "without what is not counted, all of it fits into"
+        relation = "but for what is not counted, all of it fits into"
     shares = f"{100 * memory.low_bytes / capacity:.0f}% .. {100 * memory.high_bytes / capacity:.0f}%"
-    return "\n  ".join([*lines, f"{relation} the {bytes_text(capacity)} of one GPU ({shares})"])
+    return "\n  ".join([*lines, f"{relation} {_capacity_text(capacity)} ({shares})"])
 
 
 def _range_text(memory: MemoryRange) -> str:
-    """Return both ends in the unit of the larger one: ``27 .. 95 GB``."""
+    """Return both ends in the unit of the larger one: ``27 .. 95 GiB``."""
     low, _, low_unit = bytes_text(memory.low_bytes).partition(" ")
     high, _, high_unit = bytes_text(memory.high_bytes).partition(" ")
     if low_unit == high_unit:
@@ -338,6 +383,13 @@ def _time_facts(price: Price) -> Iterator[tuple[str, str]]:
     expected = price.expected
     if expected is None:
         yield "expected step time", f"unknown: {price.no_expectation}"
+        estimated = price.estimated
+        if estimated is not None:
+            yield (
+                "estimated step time",
+                f"{format_time(estimated.step_time_sec)} ({_estimate_range_text(estimated)}), never measured: "
+                f"{estimated.basis}",
+            )
         return
     rate = format_number(expected.tokens_per_sec_per_gpu)
     source = f"{count_text(expected.num_runs, 'run')} of {expected.recorded}"
@@ -364,13 +416,29 @@ def _dry_run_table(cases: Sequence[PricedCase], *, names: Mapping[str, str], wid
 def _dry_run_row(price: Price) -> tuple[str, ...]:
     fits = {True: "yes", False: "NO", None: "?"}[price.is_fitting]
     flops = flops_text(price.flops_per_step)
-    step_time = "-" if price.expected is None else format_time(price.expected.step_time_sec)
-    if price.expected is not None and price.expected.published:
-        step_time = f"{step_time} {_PUBLISHED_MARK}"
     memory = bytes_text(price.peak_bytes)
     if price.memory_range is not None:
         memory = _range_text(price.memory_range)
-    return fits, memory, flops, _bubble_text(price), step_time
+    return fits, memory, flops, _bubble_text(price), _step_time_text(price)
+
+
+def _step_time_text(price: Price) -> str:
+    """Return the step time of a baseline or a page, or the marked range of an estimate; a dash without any."""
+    expected = price.expected
+    if expected is not None:
+        mark = f" {_PUBLISHED_MARK}" if expected.published else ""
+        return f"{format_time(expected.step_time_sec)}{mark}"
+    if price.estimated is None:
+        return "-"
+    return f"{_ESTIMATE_MARK} {_estimate_range_text(price.estimated)}"
+
+
+def _estimate_range_text(estimated: RoughTime) -> str:
+    """Return both ends of an estimate in the unit of the larger one, two digits each: ``0.58 .. 0.76 s``."""
+    size, unit = time_unit(estimated.high_sec)
+    low = format_number(estimated.low_sec / size, digits=2)
+    high = format_number(estimated.high_sec / size, digits=2)
+    return f"{low} .. {high} {unit}"
 
 
 def _facts_text(facts: Iterator[tuple[str, str]]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.records.metrics import METRICS
-from pytest_nemoperf.report.console import QUIET, indented, section, styled
+from pytest_nemoperf.report.console import QUIET, indented, section, styled, unfolded
 from pytest_nemoperf.report.release_text import DELTA_ORDER, change_text, delta_sentence, ratio_text
 from pytest_nemoperf.results.release_delta import (
     ChangeKind,
@@ -61,7 +61,7 @@ def delta_parts(delta: ReleaseDelta, *, is_whole: bool) -> Iterator[RenderableTy
 
 
 def _change_parts(change: RowChange, *, shared: Sequence[str]) -> Iterator[RenderableType]:
-    yield indented(plain_text(f"{change.now.system} {change.now.case}"))
+    yield unfolded(plain_text(f"{change.now.system} {change.now.case}"))
     metric = METRICS[change.metric]
     then, now = _figure(change.then, metric.name), _figure(change.now, metric.name)
     figures = f"{metric.label} {then} -> {now}, ratio "
@@ -75,7 +75,7 @@ def _change_parts(change: RowChange, *, shared: Sequence[str]) -> Iterator[Rende
 def _alone_text(row: Row) -> RenderableType:
     metric = main_metric(row)
     figure = "no figure" if metric is None else f"{metric.label} {_figure(row, metric.name)}"
-    return indented(plain_text(f"{row.system} {row.case}: {figure}"))
+    return unfolded(plain_text(f"{row.system} {row.case}: {figure}"))
 
 
 def _left_out(rows: Sequence[object], *, shown: Sequence[object]) -> Iterator[RenderableType]:

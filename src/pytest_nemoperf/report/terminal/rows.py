@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.report.case_names import names_within
-from pytest_nemoperf.report.console import QUIET, fitted, heading, indented, section, styled, to_text, whole_lines
+from pytest_nemoperf.report.console import QUIET, fitted, heading, indented, styled, to_text, whole_lines
 from pytest_nemoperf.report.row_columns import COLUMNS, Column
 from pytest_nemoperf.results.row import Row, RowKind
 from pytest_nemoperf.visible import plain_text
@@ -168,7 +168,7 @@ def _detail_parts(rows: Sequence[Row], *, title: str, total: int) -> Iterator[Re
             lines.append(f"{column.heading}: {text}")
         for name, version in sorted(row.origin.versions.items()):
             facts.append(f"{plain_text(name)}: {plain_text(version)}")
-        yield section(plain_text(row.case))
+        yield whole_lines([("\n", ""), (f"{plain_text(row.case)}\n", "bold")])
         yield indented("\n".join(facts))
         yield whole_lines([(f"  {line}\n", "") for line in to_be_copied])
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from pytest_nemoperf.records.metrics import METRICS
-from pytest_nemoperf.report.console import QUIET, indented, section, styled, to_text
+from pytest_nemoperf.report.console import QUIET, indented, section, styled, to_text, unfolded
 from pytest_nemoperf.report.side_by_side import (
     Compared,
     compared_sentence,
@@ -68,4 +68,4 @@ def _parts(compared: Compared, *, width: int) -> Iterator[RenderableType]:
         for name, rows in zip(matched.names, matched.unmatched, strict=True):
             if rows:
                 yield section(plain_text(f"only {name} has"))
-                yield from [indented(plain_text(label)) for label in unmatched_labels(rows)]
+                yield from [unfolded(plain_text(label)) for label in unmatched_labels(rows)]

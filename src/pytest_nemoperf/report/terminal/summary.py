@@ -28,6 +28,7 @@ from pytest_nemoperf.report.terminal.ab import ab_parts
 from pytest_nemoperf.report.terminal.case_columns import ANCHOR_MARK, figure_columns, phase_columns, verdict_column
 from pytest_nemoperf.report.terminal.case_table import case_table
 from pytest_nemoperf.report.terminal.frameworks import framework_parts
+from pytest_nemoperf.report.terminal.launches import launch_parts
 from pytest_nemoperf.report.terminal.reasons import reason_parts
 from pytest_nemoperf.results.cases import CaseReport, CaseResult, SessionResults
 from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
@@ -81,6 +82,7 @@ def _parts(
     yield ""
     yield from _counts(results)
     yield from reason_parts(results, names=names, width=width)
+    yield from launch_parts(results.cases, names=names)
     yield from _loose(results.cases)
     yield from ab_parts(results.cases, names=names)
     yield from framework_parts(results.by_framework, width=width)

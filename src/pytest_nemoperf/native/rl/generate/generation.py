@@ -21,7 +21,7 @@ from pytest_nemoperf.native.model.transformer import Decoder, LossHead
 from pytest_nemoperf.native.parallel.collectives import all_gather
 from pytest_nemoperf.native.parallel.initialize import fill_constants
 from pytest_nemoperf.native.parallel.mesh import GenerationMesh, RankMesh
-from pytest_nemoperf.native.parallel.parallelize import compute_dtype
+from pytest_nemoperf.native.parallel.parallelize import generation_dtype
 from pytest_nemoperf.native.parallel.sharding import shard_weights
 from pytest_nemoperf.native.parallel.tensor_parallel import apply_tensor_parallel, sum_expert_parts
 from pytest_nemoperf.native.rl.generate.kv_cache import ForwardBatch, KVCache, PromptChunk
@@ -207,7 +207,7 @@ def _build(plan: Plan, *, mesh: GenerationMesh) -> Decoder:
     if mesh.pp is not None:
         pp = mesh.pp.size()
         stage = mesh.pp.rank()
-    dtype = compute_dtype(plan.precision)
+    dtype = generation_dtype(plan)
     with torch.device("meta"):
         model = Decoder(
             plan.model,

@@ -25,7 +25,7 @@ from torch import Tensor
 from pytest_nemoperf.errors import GenerationError
 from pytest_nemoperf.models.huggingface.export import huggingface_config
 from pytest_nemoperf.models.weights import model_weights
-from pytest_nemoperf.native.parallel.parallelize import compute_dtype
+from pytest_nemoperf.native.parallel.parallelize import generation_dtype
 from pytest_nemoperf.native.rl.generate.huggingface_weights import huggingface_weights
 from pytest_nemoperf.native.rl.generate.rollouts import GenerationResult, Request, Response
 from pytest_nemoperf.native.seeds import derived_seed
@@ -107,7 +107,8 @@ class Engine:
             skip_tokenizer_init=True,  # prompts and responses are token numbers
             generation_config="vllm",  # no other defaults of sampling
             load_format="dummy",
-            dtype=str(compute_dtype(plan.precision)).removeprefix("torch."),
+            dtype=str(generation_dtype(plan)).removeprefix("torch."),
+            quantization="fp8" if plan.generation_precision == "fp8" else None,
             max_model_len=plan.seq_len,
             max_num_seqs=self.num_slots,
             kv_cache_memory_bytes=self._num_cache_bytes(),
@@ -190,7 +191,7 @@ class Engine:
         model = self._plan.model
         blocks = self.num_slots * math.ceil(self._plan.seq_len / _BLOCK_TOKENS) + _SPARE_BLOCKS
         numbers = 2 * model.num_layers * model.num_kv_heads * model.head_dim * _BLOCK_TOKENS * blocks
-        return numbers * torch.empty(0, dtype=compute_dtype(self._plan.precision)).element_size()
+        return numbers * torch.empty(0, dtype=generation_dtype(self._plan)).element_size()
 
 
 def _model_folder(plan: Plan, *, cache: Path) -> str:

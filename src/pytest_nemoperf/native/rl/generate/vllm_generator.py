@@ -13,7 +13,7 @@ from torch.multiprocessing.reductions import reduce_tensor
 
 from pytest_nemoperf.errors import GenerationError, PlanError
 from pytest_nemoperf.models.weights import num_parameters
-from pytest_nemoperf.native.parallel.parallelize import compute_dtype
+from pytest_nemoperf.native.parallel.parallelize import generation_dtype
 from pytest_nemoperf.native.rl.generate.responses import check_requests
 from pytest_nemoperf.native.rl.generate.rollouts import GenerationResult, Request
 from pytest_nemoperf.native.rl.generate.vllm_engine import VllmReply, VllmRequest, serve, weight_views
@@ -60,7 +60,7 @@ class VllmGenerator:
     def allocate(self) -> Mapping[str, Tensor]:
         """Return shared memory for all weights, by the native engine's names."""
         if self._flat is None:
-            dtype = compute_dtype(self._plan.precision)
+            dtype = generation_dtype(self._plan)
             self._flat = torch.empty(num_parameters(self._plan.model), dtype=dtype, device=self._device)
             self._flat.share_memory_()  # type: ignore[no-untyped-call]  # torch leaves it
         return weight_views(self._flat, plan=self._plan)

@@ -17,6 +17,7 @@ from pytest_nemoperf.native.rl.generate.rollouts import StepSamples
 from pytest_nemoperf.native.rl.learn.advantages import gae, group_advantages, shaped_rewards
 from pytest_nemoperf.native.rl.learn.objective import policy_terms, value_terms
 from pytest_nemoperf.native.rl.learn.train_model import TrainModel
+from pytest_nemoperf.native.train.optimizer_step import Trained
 from pytest_nemoperf.recipes.recipe import Plan
 
 
@@ -65,6 +66,11 @@ class PolicyUpdate:
         self._critic = None
         if algorithm.has_value_model:
             self._critic = TrainModel(replace(plan, model=value_model(plan.model)), mesh=mesh, device=device)
+
+    @property
+    def trained(self) -> tuple[Trained, ...]:
+        """Policy and value model with their optimizers."""
+        return self.policy.trained + (() if self._critic is None else self._critic.trained)
 
     def learn(self, samples: StepSamples) -> UpdateStats:
         """Train on the samples of a step, T-GBS of them an update."""

@@ -20,7 +20,7 @@ from pytest_nemoperf.native.phases import phase_clock
 from pytest_nemoperf.native.rl.generate.rollouts import StepSamples
 from pytest_nemoperf.native.rl.learn.batches import Batches, micro_batches
 from pytest_nemoperf.native.rl.learn.objective import policy_objective, value_objective
-from pytest_nemoperf.native.train.optimizer_step import Updater, make_passes, named_parameters
+from pytest_nemoperf.native.train.optimizer_step import Trained, Updater, make_passes, named_parameters
 from pytest_nemoperf.recipes.recipe import Plan
 
 
@@ -81,6 +81,11 @@ class TrainModel:
             self._passes = self._updater.passes
         else:
             self._passes = make_passes(plan, chunks=chunks, mesh=mesh, clock=clock)
+
+    @property
+    def trained(self) -> tuple[Trained, ...]:
+        """The model with its optimizer; empty for a reference, which has none."""
+        return () if self._updater is None else (self._updater.trained,)
 
     def named_weights(self) -> dict[str, Tensor]:
         """Return this rank's weights by their names in the whole model; DTensors under FSDP."""

@@ -1,0 +1,93 @@
+"""Frame of a stage's program: arguments, findings that are always written, exit status."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from types import FrameType
+
+from gpu_check.findings import Findings
+from pytest_nemoperf.process.orphans import die_with_parent
+
+ROOT = Path(__file__).parents[3]
+
+
+class Exit(IntEnum):
+    """Exit status of a program."""
+
+    PASSED = 0
+    FAILED = 1
+    NOT_HERE = 4
+    INTERRUPTED = 130
+
+
+class NotHereError(Exception):
+    """The machine lacks what the stage needs; the text says what."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """Arguments of a program.
+
+    Attributes:
+        folder: Folder of the stage.
+        system: Name of the system that was found.
+        tests: Node ids of its perf tests.
+        options: Further options of its pytest sessions.
+    """
+
+    folder: Path
+    system: str
+    tests: Sequence[str] = ()
+    options: Sequence[str] = ()
+
+    @property
+    def is_cpu(self) -> bool:
+        """Stand-ins run in place of a GPU's cases."""
+        return self.system == "cpu"
+
+    @property
+    def check_folder(self) -> Path:
+        """Folder of the whole check."""
+        return self.folder.parent
+
+
+def run_program(examine: Callable[[Context, Findings], None]) -> int:
+    """Run a stage's examination, write its findings whatever ends it, and return the exit status."""
+    context = _context()
+    findings = Findings()
+    signal.signal(signal.SIGTERM, _interrupt)
+    die_with_parent(signal.SIGTERM, parent_pid=os.getppid())
+    try:
+        examine(context, findings)
+    except NotHereError as error:
+        findings.problems.append(str(error))
+        return Exit.NOT_HERE
+    except KeyboardInterrupt:
+        findings.remarks.append("ended before all of it was done")
+        return Exit.INTERRUPTED
+    finally:
+        findings.write(context.folder)
+    for problem in findings.problems:
+        print(f"problem: {problem}", flush=True)
+    return Exit.FAILED if findings.problems else Exit.PASSED
+
+
+def _context() -> Context:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--system", required=True)
+    parser.add_argument("--test", action="append", default=[])
+    parser.add_argument("--option", action="append", default=[])
+    options = parser.parse_args(sys.argv[1:])
+    return Context(folder=options.folder, system=options.system, tests=options.test, options=options.option)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,88 @@
+"""Perf tests in one session, one launch a case; cases that an earlier start measured are not launched again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from gpu_check.findings import Findings
+from gpu_check.programs.program import Context, run_program
+from gpu_check.programs.sessions import Session, figure, metric, read_session, run_session, short_name, verdict
+
+_SESSIONS = "session-*"
+
+
+def examine(context: Context, findings: Findings) -> None:
+    """Run the tests that no earlier session of the stage has measured, and make a table of all."""
+    measured = {case["nodeid"] for case in measured_cases(context)}
+    left = [nodeid for nodeid in context.tests if nodeid not in measured]
+    status = 0
+    not_run: list[dict[str, str]] = []
+    try:
+        if left:
+            number = len(list(context.folder.glob(_SESSIONS))) + 1
+            session = run_session(
+                context, f"session-{number}", tests=left, options=["--update-baselines", *context.options]
+            )
+            status = 0 if context.is_cpu else session.exit_status
+            not_run = list(session.not_run)
+            _add_bad(session, findings, is_cpu=context.is_cpu)
+    finally:
+        _add_table(context, findings)
+    findings.remarks.extend(f"{short_name(each['nodeid'])} did not run: {each['reason']}" for each in not_run)
+    if status and not findings.problems:
+        findings.problems.append(f"the session exited with {status}; see log.txt")
+
+
+def measured_cases(context: Context, *, stage: str = "") -> Iterator[dict[str, Any]]:
+    """Yield the cases that sessions of a stage have measured, each once; on a CPU, where no speed is judged, INVALID too.
+
+    Args:
+        context: Stage that asks.
+        stage: Name of the stage whose cases they are; empty for its own.
+    """
+    folder = context.check_folder / stage if stage else context.folder
+    seen = set()
+    for output in sorted(folder.glob(_SESSIONS)):
+        for case in read_session(output).cases:
+            key = (case["nodeid"], case["measurement"]["case"])
+            is_sound = verdict(case) != "INVALID" or (context.is_cpu and case["measurement"]["runs"])
+            if is_sound and key not in seen:
+                seen.add(key)
+                yield case
+
+
+def _add_bad(session: Session, findings: Findings, *, is_cpu: bool) -> None:
+    """Add verdicts that fail a session; of stand-ins they are remarks, since no speed is judged by them."""
+    sentences = findings.remarks if is_cpu else findings.problems
+    for case in session.cases:
+        if verdict(case) in {"INVALID", "REGRESSED"}:
+            reasons = "; ".join(case["verdict"]["reasons"])
+            sentences.append(f"{short_name(case['nodeid'])} is {verdict(case)}: {reasons}")
+
+
+def _add_table(context: Context, findings: Findings) -> None:
+    columns = ["case", "verdict", "step ms", "tokens/s/GPU", "TFLOP/s/GPU", "MFU %", "peak GiB", "call ms"]
+    table = findings.table("Cases, one launch each", columns)
+    for case in measured_cases(context):
+        step_sec, call_sec = metric(case, "step_time_sec"), metric(case, "time_per_call_sec")
+        table.add(
+            f"{short_name(case['nodeid'])}{_framework(case)}",
+            verdict(case),
+            figure(None if step_sec is None else step_sec * 1e3, digits=1),
+            figure(metric(case, "tokens_per_sec_per_gpu")),
+            figure(metric(case, "tflops_per_sec_per_gpu"), digits=1),
+            figure(metric(case, "mfu_pct"), digits=1),
+            figure(metric(case, "peak_memory_gib"), digits=1),
+            figure(None if call_sec is None else call_sec * 1e3, digits=3),
+        )
+
+
+def _framework(case: dict[str, Any]) -> str:
+    framework = (case["plan"] or {}).get("framework", "torch")
+    return "" if framework == "torch" else f" ({framework})"
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(examine))

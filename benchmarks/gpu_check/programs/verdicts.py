@@ -1,0 +1,55 @@
+"""Self-test of verdicts: a slowed case is found, and the same case at its own speed passes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from gpu_check.findings import Findings
+from gpu_check.programs.program import Context, NotHereError, run_program
+from gpu_check.programs.sessions import BASELINES, Session, figure, metric, run_session, verdict
+
+# A GPU's launches scatter by 0.1%; on a shared CPU only a step of four times its length is beyond doubt.
+_INJECT_PCT = {False: 6, True: 300}
+
+
+def examine(context: Context, findings: Findings) -> None:
+    """Store a baseline unless the suite has, then judge the case slowed, and as it is."""
+    inject_pct = _INJECT_PCT[context.is_cpu]
+    table = findings.table("Sessions", ["session", "verdict", "exit status", "tokens/s/GPU"])
+    if not any((context.check_folder / BASELINES / context.system).glob("pretrain-*.json")):
+        stored = run_session(context, "baseline", tests=context.tests, options=["--update-baselines"])
+        _add(table, "baseline", stored)
+        if stored.exit_status:
+            raise NotHereError(f"no baseline could be stored: {_reasons(stored)}")
+    # A case may take the launches that its verdict needs.
+    slowed = run_session(
+        context, "slowed", tests=context.tests, options=[f"--perf-inject={inject_pct}%", "--perf-max-runs=3"]
+    )
+    _add(table, f"slowed by {inject_pct}%", slowed)
+    _expect(slowed, kind="REGRESSED", exit_status=1, findings=findings, name=f"slowed by {inject_pct}%")
+    again = run_session(context, "again", tests=context.tests, options=["--perf-max-runs=3"])
+    _add(table, "as it is", again)
+    _expect(again, kind="PASSED", exit_status=0, findings=findings, name="as it is")
+
+
+def _add(table: Any, name: str, session: Session) -> None:
+    for case in session.cases:
+        table.add(name, verdict(case), str(session.exit_status), figure(metric(case, "tokens_per_sec_per_gpu")))
+
+
+def _expect(session: Session, *, kind: str, exit_status: int, findings: Findings, name: str) -> None:
+    kinds = [verdict(case) for case in session.cases]
+    if kinds != [kind] or session.exit_status != exit_status:
+        findings.problems.append(
+            f"{name}: {', '.join(kinds) or 'no verdict'} with exit status {session.exit_status}, "
+            f"expected {kind} with {exit_status}: {_reasons(session)}"
+        )
+
+
+def _reasons(session: Session) -> str:
+    return "; ".join(reason for case in session.cases for reason in case["verdict"]["reasons"]) or "see log.txt"
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(examine))

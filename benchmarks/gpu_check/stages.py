@@ -1,0 +1,187 @@
+"""Stages in order of importance: what each shows, its program, time limit and needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Final
+
+STAND_INS: Final = "benchmarks/gpu_check/stand_ins/test_stand_ins.py"
+"""Small cases that run in place of a GPU's on a CPU, so that a dry run takes the same paths."""
+
+
+class SelectionError(ValueError):
+    """A stage whose tests are not there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Perf tests of a stage, by patterns of their node ids.
+
+    Attributes:
+        wanted: Patterns; each must match a collected test.
+        unwanted: Patterns of tests that are left out.
+    """
+
+    wanted: tuple[str, ...]
+    unwanted: tuple[str, ...] = ()
+
+    def pick(self, nodeids: Sequence[str], *, stage: str) -> list[str]:
+        """Return the tests that match, in the order they were collected.
+
+        Raises:
+            SelectionError: If a pattern matches none of them, or none is left.
+        """
+        for pattern in self.wanted:
+            if not any(fnmatchcase(nodeid, pattern) for nodeid in nodeids):
+                raise SelectionError(
+                    f"stage {stage}: {pattern} matches none of the {len(nodeids)} collected perf tests; was a test "
+                    "renamed? mend the pattern in benchmarks/gpu_check/stages.py"
+                )
+        picked = []
+        for nodeid in nodeids:
+            is_wanted = any(fnmatchcase(nodeid, pattern) for pattern in self.wanted)
+            if is_wanted and not any(fnmatchcase(nodeid, pattern) for pattern in self.unwanted):
+                picked.append(nodeid)
+        if not picked:
+            raise SelectionError(f"stage {stage}: every test that matches {self.wanted} is left out")
+        return picked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        name: Name on the command line, and of its folder.
+        shows: Result of the stage, in a sentence.
+        program: Module that is run.
+        limit_sec: Wall-clock limit; what it has found until then is kept.
+        arguments: Arguments of the program.
+        distributions: Packages that it needs; without one of them the stage is not run, and says so.
+        tests: Perf tests on a GPU; None for a stage without a perf session.
+        stand_ins: Perf tests that a dry run takes in their place.
+    """
+
+    name: str
+    shows: str
+    program: str
+    limit_sec: float
+    arguments: tuple[str, ...] = ()
+    distributions: tuple[str, ...] = ()
+    tests: Selection | None = None
+    stand_ins: Selection | None = None
+
+    def selection(self, *, is_cpu: bool) -> Selection | None:
+        """Return the stage's tests on this kind of machine."""
+        return self.stand_ins if is_cpu else self.tests
+
+
+def _named(*patterns: str) -> Selection:
+    return Selection(wanted=patterns)
+
+
+_DENSE = _named("*::test_llama3_2_1b_on_one_gpu")
+_DENSE_STAND_IN = _named(f"{STAND_INS}::test_dense")
+
+STAGES: Final = (
+    Stage(
+        name="machine",
+        shows="GPU, driver, libraries and settings that figures depend on; what is missing is named",
+        program="gpu_check.programs.machine",
+        limit_sec=30,
+    ),
+    Stage(
+        name="ranks",
+        shows="losses and gradient norms of every parallel axis over NCCL equal one rank's; a failed rank ends all",
+        program="gpu_check.programs.ranks",
+        limit_sec=150,
+    ),
+    Stage(
+        name="suite",
+        shows="the nightly suite on one GPU, one launch a case: tokens/s, TFLOP/s, memory; baselines of this system",
+        program="gpu_check.programs.suite",
+        limit_sec=270,
+        tests=Selection(
+            wanted=("perf_tests/test_pretrain.py::*on_one_gpu*", "perf_tests/test_*.py::test_*on_one_gpu*"),
+            unwanted=("*vllm*",),
+        ),
+        stand_ins=_named(f"{STAND_INS}::test_dense", f"{STAND_INS}::test_mixture", f"{STAND_INS}::test_grpo"),
+    ),
+    Stage(
+        name="memory",
+        shows="memory that a dry run foretells beside the measured peak of the suite's cases, within 2%",
+        program="gpu_check.programs.memory",
+        limit_sec=30,
+    ),
+    Stage(
+        name="kernels",
+        shows="rates of kernels, and of collectives if there are several GPUs: the ceilings of cases",
+        program="gpu_check.programs.suite",
+        limit_sec=60,
+        tests=_named("perf_tests/test_kernels.py::*", "perf_tests/test_collectives.py::*"),
+        stand_ins=_named(
+            "perf_tests/test_kernels.py::test_mlp_matmul", "perf_tests/test_kernels.py::test_causal_attention"
+        ),
+    ),
+    Stage(
+        name="verdicts",
+        shows="a 1B case slowed by 6% is REGRESSED and its session exits with 1; the same code again is PASSED",
+        program="gpu_check.programs.verdicts",
+        limit_sec=120,
+        tests=_DENSE,
+        stand_ins=_DENSE_STAND_IN,
+    ),
+    Stage(
+        name="profile",
+        shows="operators of the 1B step under the profiler sum to the step, and none is longer than it",
+        program="gpu_check.programs.profile",
+        limit_sec=90,
+        tests=_DENSE,
+        stand_ins=_DENSE_STAND_IN,
+    ),
+    Stage(
+        name="energy",
+        shows="the driver's energy counter moves, and cases of the suite have joules per token",
+        program="gpu_check.programs.energy",
+        limit_sec=15,
+    ),
+    Stage(
+        name="transformers",
+        shows="the native 1B step beside transformers' Llama on the same batch, and the GEMM rate at its shapes",
+        program="gpu_check.programs.peers",
+        limit_sec=60,
+        distributions=("transformers",),
+    ),
+    Stage(
+        name="megatron",
+        shows="Megatron-Core's 1B beside the native 1B, one launch each",
+        program="gpu_check.programs.suite",
+        limit_sec=120,
+        arguments=("--option=--perf-framework=torch,megatron",),
+        distributions=("megatron-core",),
+        tests=_DENSE,
+        stand_ins=_DENSE_STAND_IN,
+    ),
+    Stage(
+        name="vllm",
+        shows="GRPO 1B with vLLM's generation beside the native engine's",
+        program="gpu_check.programs.suite",
+        limit_sec=180,
+        distributions=("vllm",),
+        tests=_named("perf_tests/test_rl.py::*grpo*on_one_gpu*"),
+        stand_ins=_named(f"{STAND_INS}::test_grpo"),
+    ),
+    Stage(
+        name="fast-paths",
+        shows="each fast path beside the default: losses, times, and whether it may become the default",
+        program="gpu_check.programs.fast_paths",
+        limit_sec=150,
+    ),
+)
+
+
+def stages_by_name() -> Mapping[str, Stage]:
+    """Return the stages by name, in order."""
+    return {stage.name: stage for stage in STAGES}
