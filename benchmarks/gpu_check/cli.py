@@ -15,7 +15,7 @@ from types import FrameType
 from gpu_check.programs.sessions import plugin_options
 from gpu_check.progress import Progress
 from gpu_check.runner import Check, keep, run_stages
-from gpu_check.stages import STAGES, STAND_INS, Stage, stages_by_name
+from gpu_check.stages import STAGES, STAND_INS, START_UP, Stage, stages_by_name
 from gpu_check.state import State, read_state
 from gpu_check.summary import terminal_table
 from pytest_nemoperf.errors import NemoPerfError, did_you_mean
@@ -198,7 +198,7 @@ def collected_tests(stages: Sequence[Stage], *, is_cpu: bool) -> list[str] | Non
     if not choosing:
         return None
     command = [sys.executable, "-m", "pytest", *plugin_options(), "-p", "no:cacheprovider", "-m", "perf"]
-    command += ["--collect-only", "-q", "perf_tests", STAND_INS]
+    command += ["--collect-only", "-q", "perf_tests", STAND_INS, START_UP]
     run = subprocess.run(
         command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=_COLLECT_SEC, check=False
     )

@@ -100,7 +100,8 @@ def _run_stage(check: Check, stage: Stage, *, limit_sec: float, progress: Progre
         return Outcome.NOT_HERE, f"{' and '.join(missing)} is not installed for this interpreter"
     if not check.is_cpu and check.num_gpus < stage.least_gpus:
         return Outcome.NOT_HERE, f"it needs {stage.least_gpus} GPUs, and {check.num_gpus} can be seen"
-    arguments = list(stage.arguments)
+    folder = check.folder / stage.name
+    arguments = [argument.format(folder=folder) for argument in stage.arguments]
     selection = stage.selection(is_cpu=check.is_cpu)
     if selection is not None and check.nodeids is not None:
         try:
@@ -108,7 +109,6 @@ def _run_stage(check: Check, stage: Stage, *, limit_sec: float, progress: Progre
         except SelectionError as error:
             return Outcome.BROKEN, str(error)
         arguments.extend(f"--test={nodeid}" for nodeid in picked)
-    folder = check.folder / stage.name
     folder.mkdir(exist_ok=True)
     (folder / FINDINGS_FILE).unlink(missing_ok=True)
     log = folder / LOG_FILE

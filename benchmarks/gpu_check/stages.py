@@ -10,6 +10,8 @@ from typing import Final
 STAND_INS: Final = "benchmarks/gpu_check/stand_ins/test_stand_ins.py"
 """Small cases that run in place of a GPU's on a CPU, so that a dry run takes the same paths."""
 
+START_UP: Final = "benchmarks/gpu_check/stand_ins/test_start_up.py"
+
 
 class SelectionError(ValueError):
     """A stage whose tests are not there."""
@@ -58,7 +60,7 @@ class Stage:
         shows: Result of the stage, in a sentence.
         program: Module that is run.
         limit_sec: Wall-clock limit; what it has found until then is kept.
-        arguments: Arguments of the program.
+        arguments: Arguments of the program; ``{folder}`` is the folder of the stage.
         distributions: Packages that it needs; without one of them the stage is not run, and says so.
         tests: Perf tests on a GPU; None for a stage without a perf session.
         stand_ins: Perf tests that a dry run takes in their place.
@@ -164,6 +166,15 @@ STAGES: Final = (
         program="gpu_check.programs.peers",
         limit_sec=60,
         distributions=("transformers",),
+    ),
+    Stage(
+        name="start-up",
+        shows="time to the first step, compile time, and time to save and load a checkpoint, of the 1B model",
+        program="gpu_check.programs.suite",
+        limit_sec=120,
+        arguments=("--option=--perf-checkpoint-dir={folder}/checkpoints",),
+        tests=_named(f"{START_UP}::test_llama3_2_1b*"),
+        stand_ins=_named(f"{START_UP}::test_stand_in"),
     ),
     Stage(
         name="megatron",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,15 @@ from gpu_check.findings import Findings
 from gpu_check.programs.program import Context, run_program
 from gpu_check.programs.sessions import Session, figure, metric, read_session, run_session, short_name, verdict
 
+CHECKPOINTS = "checkpoints"
 _SESSIONS = "session-*"
+_LAUNCH_METRICS = (
+    "time_to_first_step_sec",
+    "compile_time_sec",
+    "checkpoint_save_sec",
+    "checkpoint_async_save_sec",
+    "checkpoint_load_sec",
+)
 
 
 def examine(context: Context, findings: Findings) -> None:
@@ -19,20 +28,32 @@ def examine(context: Context, findings: Findings) -> None:
     left = [nodeid for nodeid in context.tests if nodeid not in measured]
     status = 0
     not_run: list[dict[str, str]] = []
+    checkpoints = context.folder / CHECKPOINTS
+    checkpoints.mkdir(exist_ok=True)
     try:
         if left:
             number = len(list(context.folder.glob(_SESSIONS))) + 1
             session = run_session(
-                context, f"session-{number}", tests=left, options=["--update-baselines", *context.options]
+                context, f"session-{number}", tests=left, options=[*_options(context), *context.options]
             )
-            status = 0 if context.is_cpu else session.exit_status
+            status = session.exit_status
             not_run = list(session.not_run)
             _add_bad(session, findings, is_cpu=context.is_cpu)
     finally:
+        shutil.rmtree(checkpoints, ignore_errors=True)  # 15 GB of a 1B model
         _add_table(context, findings)
+        _add_launch_table(context, findings)
     findings.remarks.extend(f"{short_name(each['nodeid'])} did not run: {each['reason']}" for each in not_run)
     if status and not findings.problems:
+        findings.problems.extend(each["reason"] for each in not_run)
         findings.problems.append(f"the session exited with {status}; see log.txt")
+
+
+def _options(context: Context) -> list[str]:
+    """Return the options of a session; on a CPU, where no speed is judged, only errors fail it."""
+    if context.is_cpu:
+        return ["--update-baselines", "--perf-fail-on=none"]
+    return ["--update-baselines"]
 
 
 def measured_cases(context: Context, *, stage: str = "") -> Iterator[dict[str, Any]]:
@@ -77,6 +98,17 @@ def _add_table(context: Context, findings: Findings) -> None:
             figure(metric(case, "peak_memory_gib"), digits=1),
             figure(None if call_sec is None else call_sec * 1e3, digits=3),
         )
+
+
+def _add_launch_table(context: Context, findings: Findings) -> None:
+    """Add the metrics of launches that a recipe asks for; no table where none does."""
+    rows = []
+    for case in measured_cases(context):
+        values = [metric(case, name) for name in _LAUNCH_METRICS]
+        if any(value is not None for value in values):
+            rows.append([short_name(case["nodeid"]), *(figure(value, digits=2) for value in values)])
+    if rows:
+        findings.table("Seconds of launches", ["case", *_LAUNCH_METRICS]).rows.extend(rows)
 
 
 def _framework(case: dict[str, Any]) -> str:
