@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf.models.catalog import find_model
+from pytest_nemoperf import find_model
 
 DENSE = "llama3-8b"
 MIXTURE = "qwen3-30b-a3b"

@@ -318,7 +318,7 @@ def test_a_baseline_that_says_nothing_is_told(
 
     _, out, _ = nemoperf(*argv("--baselines", "stored"))
 
-    assert f"expected step time  unknown: {why_not}\n" in out
+    assert f"expected step time   unknown: {why_not}\n" in out
 
 
 def test_a_folder_of_baselines_that_is_named_must_be_there(nemoperf: Any) -> None:

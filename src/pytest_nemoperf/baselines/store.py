@@ -174,6 +174,23 @@ class BaselineStore:
                     found[path] = read_baseline(path)
         return found
 
+    def of_this_machine(self, *, beginnings: tuple[str, ...]) -> dict[Path, Baseline]:
+        """Return this machine's stored baselines of cases with these beginnings: the project's, then its local ones.
+
+        Broken files are left out: the case that they belong to reports them. What was stored since the session began
+        is among them.
+        """
+        found = {}
+        for root in (self.committed_dir, *self._local_roots):
+            for path in list_baselines(root, system=self.system):
+                if not path.name.startswith(beginnings):
+                    continue
+                with suppress(BaselineError):
+                    baseline = read_baseline(path)
+                    if not find_mismatches(baseline, machine=self.machine, workload=baseline.workload):
+                        found[path] = baseline
+        return found
+
     def is_committed(self, case: str) -> bool:
         """Return whether a case has a committed baseline, of any machine and workload."""
         return self._path(self.committed_dir, case).exists()

@@ -36,6 +36,7 @@ examples:
   nemoperf record --log mon.log tue.log --log-format megatron --recipe recipe.json
   nemoperf lint --tests perf_tests baselines/
   nemoperf show --published h100 -k llama3
+  nemoperf ceilings h100
   nemoperf release 0.4
   nemoperf compare release:0.4 h100
   nemoperf page nemo-rl --output docs/performance.md
@@ -53,6 +54,7 @@ _COMMANDS: Mapping[str, str] = MappingProxyType(
         "lint": "check stored baselines, without measuring anything",
         "show": "rows of baselines, results, releases and published pages as a table",
         "release": "freeze baselines under a release's name; the delta of two",
+        "ceilings": "measured rates of kernels and collectives on a system's machines",
         "compare": "sessions, releases, systems, frameworks or layouts side by side",
         "page": "write, refresh or check a performance page",
     }

@@ -51,7 +51,7 @@ def local_address() -> LocalAddress:
 
 
 def address_of_one() -> LocalAddress:
-    """Return the address for a single process, which connects to no other: where none connects, of any interface up."""
+    """Return an address for a process that connects to no other: of any interface up, if none connects."""
     try:
         return local_address()
     except LaunchError:

@@ -1,4 +1,4 @@
-"""Collectives that ranks time: what they are called with, and what they leave.
+"""Collectives that ranks time: kind, ranks and message, and the times of their calls.
 
 Sizes and factors are those of nccl-tests, so that bandwidths compare with what others publish.
 
@@ -87,7 +87,7 @@ class Collective:
 
     @property
     def workload(self) -> dict[str, Any]:
-        """What two measurements must share to compare."""
+        """Workload: two measurements compare only if it is equal."""
         return {
             "workload": COLLECTIVE,
             "collective": self.kind.value,
@@ -125,7 +125,7 @@ def make_collective(
     timeout_sec: float,
     inject_pct: float = 0.0,
 ) -> Collective:
-    """Return a collective whose message is rounded down to equal parts of whole numbers.
+    """Return a collective, its message rounded down to equal parts of whole numbers.
 
     Raises:
         RecipeError: If the kind or the type of numbers is unknown, or a size impossible.

@@ -12,6 +12,7 @@ from pytest_nemoperf.measure.measurement import Measurement
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.profile import CaseProfile
 from pytest_nemoperf.records.provenance import LogSource, Provenance
+from pytest_nemoperf.results.ceilings import AtCeiling
 from pytest_nemoperf.results.framework_figures import FrameworkComparison
 from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
 from pytest_nemoperf.verdict.judge import Verdict
@@ -71,6 +72,7 @@ class CaseResult:
         ab: Comparison with another revision; None if it was judged against a baseline.
         confirmations: Comparisons of what the baseline did not clear with the commits of its runs.
         earlier_verdicts: Verdicts of earlier attempts of the test in this session, by pytest-rerunfailures.
+        ceiling: Nearness to the ceilings of this machine; None for a case without model FLOPs.
     """
 
     nodeid: str
@@ -93,6 +95,7 @@ class CaseResult:
     ab: ABResult | None = None
     confirmations: tuple[Confirmation, ...] = ()
     earlier_verdicts: tuple[VerdictKind, ...] = ()
+    ceiling: AtCeiling | None = None
 
     @property
     def had_other_verdicts(self) -> bool:

@@ -37,7 +37,7 @@ def launch_collective(
     on_poll: Callable[[], None],
     is_watched: bool = True,
 ) -> MeasuredRun:
-    """Launch the ranks of a collective once, and return what they measured.
+    """Launch the ranks of a collective once, and return the run.
 
     Args:
         collective: The collective.

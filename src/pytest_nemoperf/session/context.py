@@ -14,6 +14,7 @@ from pytest_nemoperf.machine import identity
 from pytest_nemoperf.machine.git import CodeVersion, code_version
 from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.recipes.overrides import changes_text
+from pytest_nemoperf.results.ceilings import CALL_CASES, Ceiling, ceiling_of
 from pytest_nemoperf.session.lookup import BaselineLookup
 from pytest_nemoperf.verdict.comparison import NEEDS_ACCEPTANCE, VerdictKind
 
@@ -80,6 +81,15 @@ class Context:
             option = shlex.join([f"--perf-baselines={folder}"])
             texts.append(f"{folder / system} holds {stored} and is not looked into; {option} does so")
         return tuple(texts)
+
+    def ceilings(self) -> list[Ceiling]:
+        """Return the ceilings of this machine, as its stored kernels and collectives show them now."""
+        ceilings = []
+        for path, baseline in self.store.of_this_machine(beginnings=CALL_CASES).items():
+            ceiling = ceiling_of(baseline, source=self.shown(path))
+            if ceiling is not None:
+                ceilings.append(ceiling)
+        return ceilings
 
     def other_folder_notes(self, found: StoredBaseline) -> tuple[str, ...]:
         """Return notes on baselines in other folders, for a case that has no committed one."""

@@ -11,6 +11,7 @@ from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.frameworks.requirements import Installable, untested_version
 from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.results.cases import CaseReport, CaseResult
+from pytest_nemoperf.results.ceilings import AtCeiling, at_ceiling
 from pytest_nemoperf.runs.storing import BaselineWriter, StoreOutcome
 from pytest_nemoperf.session.baseline_verdict import baseline_verdict
 from pytest_nemoperf.session.context import Context
@@ -64,6 +65,7 @@ def judge_case(case: MeasuredCase, *, context: Context, framework: Framework | N
         run_dir=context.shown(case.run_dir),
         ab=case.ab,
         confirmations=case.confirmations,
+        ceiling=_nearness(case, context=context),
     )
     return CaseReport(
         result=result,
@@ -74,6 +76,13 @@ def judge_case(case: MeasuredCase, *, context: Context, framework: Framework | N
         accept_command=context.accept_command(case.mark.nodeid, kind=verdict.kind),
         environment={**case.provenance.environment(), **case.measurement.environment},
     )
+
+
+def _nearness(case: MeasuredCase, *, context: Context) -> AtCeiling | None:
+    """Return the nearness of a case to this machine's ceilings; None without ranks of it, and for slowed runs."""
+    if case.plan is None or case.ab is not None or not case.is_storable or case.measurement.inject_pct:
+        return None
+    return at_ceiling(case.plan, runs=case.measurement.runs, ceilings=context.ceilings(), machine=context.machine)
 
 
 def _verdict_on(case: MeasuredCase, *, context: Context) -> Verdict:

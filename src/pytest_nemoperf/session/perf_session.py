@@ -183,7 +183,7 @@ class PerfSession:
         return measured.measurement
 
     def measure_collective(self, collective: Collective, *, mark: PerfMark) -> Measurement:
-        """Launch a collective: once, or as often as its baseline takes runs where that is to be recorded.
+        """Launch a collective: once, or for each run of a baseline that is to be recorded.
 
         Raises:
             BaselineError: If a stored baseline can't be trusted.

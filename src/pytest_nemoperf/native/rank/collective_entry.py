@@ -25,8 +25,9 @@ from torch import Tensor
 from pytest_nemoperf.errors import PlanError, RecordError
 from pytest_nemoperf.json_codec import read_data, to_json
 from pytest_nemoperf.native.device import environment
-from pytest_nemoperf.native.rank.entry import join_ranks, read_environment
-from pytest_nemoperf.native.rank.output import ProgressWriter, gather_hosts, write_atomic, write_error
+from pytest_nemoperf.native.rank.entry import join_ranks, read_environment, report_failure
+from pytest_nemoperf.native.rank.output import ProgressWriter, gather_hosts, write_atomic
+from pytest_nemoperf.native.rank.peers import Peers
 from pytest_nemoperf.records.collective import (
     CALLS_FILE,
     COLLECTIVE_FILE,
@@ -55,11 +56,12 @@ def main() -> None:
         Exception: Any error of the rank, after it was written to its error file.
     """
     env = read_environment()
+    peers = Peers(rank=env.rank, world_size=env.world_size, run_dir=env.run_dir)
     try:
         collective = read_data(Collective, env.run_dir / COLLECTIVE_FILE)
         if collective.num_gpus != env.world_size:
             raise PlanError(f"WORLD_SIZE={env.world_size} but {collective.case} has {collective.num_gpus} ranks")
-        device = join_ranks(collective, env=env)
+        device = join_ranks(collective, env=env, peers=peers)
         check_result(collective, device=device)
         progress = ProgressWriter(env.run_dir, last_step=ENDED) if env.rank == 0 else None
         calls_per_group, times = time_calls(collective, device=device, progress=progress)
@@ -72,9 +74,11 @@ def main() -> None:
                 environment=environment(device),
             )
             write_atomic(env.run_dir / CALLS_FILE, to_json(calls))
+        dist.barrier()  # rank 0 writes the calls for all: until then its failure is everyone's
+        peers.done()
         dist.destroy_process_group()
     except Exception as error:
-        write_error(env.run_dir, rank=env.rank, error=error)
+        report_failure(error, env=env, peers=peers)
         raise
 
 

@@ -127,13 +127,18 @@ def main(make_trainer: MakeStepRunner | None = None) -> None:
     try:
         run(env, make_trainer=make_trainer or make_native_trainer, peers=peers)
     except Exception as error:
-        lost = peers.lost() if isinstance(error, RuntimeError) else None  # as errors of torch's collectives are
-        if lost is None:
-            write_error(env.run_dir, rank=env.rank, error=error)
-        else:  # the earliest error file is the cause, and this error is none
-            error.add_note(f"before this, {lost}")
-        peers.fail(f"{type(error).__name__}: {error}")
+        report_failure(error, env=env, peers=peers)
         raise
+
+
+def report_failure(error: Exception, *, env: RankEnvironment, peers: Peers) -> None:
+    """Write this rank's error file, unless another rank's end is the cause, and tell the others."""
+    lost = peers.lost() if isinstance(error, RuntimeError) else None  # as errors of torch's collectives are
+    if lost is None:
+        write_error(env.run_dir, rank=env.rank, error=error)
+    else:  # the earliest error file is the cause, and this error is none
+        error.add_note(f"before this, {lost}")
+    peers.fail(f"{type(error).__name__}: {error}")
 
 
 def read_environment() -> RankEnvironment:

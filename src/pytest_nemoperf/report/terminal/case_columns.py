@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -63,6 +63,9 @@ FIGURE_RANKS: Final[Mapping[str, int]] = MappingProxyType(
 """Importance of a metric's columns, see CaseColumn; the others are always shown."""
 
 
+_CEILING_RANK: Final = 5
+
+
 def verdict_column(cases: Sequence[CaseResult]) -> CaseColumn:
     """Return the column of verdicts."""
     return CaseColumn(heading=("", "verdict"), cells=tuple(map(verdict_word, cases)), is_text=True)
@@ -75,11 +78,13 @@ def figure_columns(cases: Sequence[CaseResult], *, metrics: Sequence[Metric]) ->
         cases: One a row.
         metrics: Metrics in their order; the first one has a column in any case.
     """
-    columns = []
+    columns: list[CaseColumn] = []
     for metric in metrics:
         values = [_value(case, metric=metric) for case in cases]
         changes = [_change(case, metric=metric) for case in cases]
         rank = 0 if _is_deciding(cases, metric=metric) else FIGURE_RANKS.get(metric.name, 0)
+        if metric is STEP_TIME_SEC:  # behind the MFU
+            columns += _ceiling_columns(cases)
         if metric is not metrics[0] and all(value is None for value in values):
             continue
         heading, cells = _figures(values, metric=metric)
@@ -126,6 +131,16 @@ def phase_columns(reports: Sequence[CaseReport]) -> tuple[list[str], list[CaseCo
     if set(changes) - {_NONE}:
         columns.append(CaseColumn(heading=("", "change"), cells=tuple(changes)))
     return rows, columns
+
+
+def _ceiling_columns(cases: Sequence[CaseResult]) -> Iterator[CaseColumn]:
+    """Yield columns of the nearness to the machine's ceilings, of those that any case has."""
+    products = [None if case.ceiling is None else case.ceiling.products_pct for case in cases]
+    steps = [None if case.ceiling is None else case.ceiling.step_pct for case in cases]
+    for heading, values in ((("GEMM", "%"), products), (("ceiling", "%"), steps)):
+        if any(value is not None for value in values):
+            cells = tuple(_NONE if value is None else format_number(value) for value in values)
+            yield CaseColumn(heading=heading, cells=cells, rank=_CEILING_RANK)
 
 
 def _value(case: CaseResult, *, metric: Metric) -> float | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.frameworks.titles import framework_title
 from pytest_nemoperf.records.fingerprint import Significance
+from pytest_nemoperf.report.ceilings import ceiling_sentences
 from pytest_nemoperf.report.cells import commit_text, figures_text, injected_mark
 from pytest_nemoperf.report.console import (
     ALARM,
@@ -70,6 +71,7 @@ def _parts(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
         yield from comparison_parts(report.result.verdict.comparisons, width=width)
         yield from resolution_parts(report.result.verdict.comparisons, width=width)
         yield from beside_parts(report.result.confirmations)
+    yield from _ceilings(report)
     if baseline is not None and report.result.verdict.kind is not VerdictKind.NOT_COMPARABLE:
         yield from _time_by_phase(report, baseline=baseline)
         yield from _spread(report, baseline=baseline)
@@ -112,6 +114,13 @@ def _reasons(report: CaseReport) -> Iterator[RenderableType]:
         yield "the baseline is loose now: a loss of what was gained would pass"
     if verdict.kind is VerdictKind.NO_BASELINE:
         yield f"measured: {figures_text(report.result.measurement.runs)}"
+
+
+def _ceilings(report: CaseReport) -> Iterator[RenderableType]:
+    sentences = list(ceiling_sentences(report.result))
+    if sentences:
+        yield section("ceilings of this machine")
+        yield from map(indented, sentences)
 
 
 def _time_by_phase(report: CaseReport, *, baseline: DecidingBaseline) -> Iterator[RenderableType]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.records.metrics import CALL_SUMMARY, PRETRAIN_SUMMARY, RL_SUMMARY, TIME_PER_CALL_SEC, Metric
 from pytest_nemoperf.report.case_names import names_within, short_names
+from pytest_nemoperf.report.ceilings import ceiling_sentences
 from pytest_nemoperf.report.cells import commit_text, elapsed_text, verdict_word
 from pytest_nemoperf.report.console import (
     ALARM,
@@ -82,6 +83,7 @@ def _parts(
     yield ""
     yield from _counts(results)
     yield from reason_parts(results, names=names, width=width)
+    yield from _ceilings(results.cases, names=names)
     yield from launch_parts(results.cases, names=names)
     yield from _loose(results.cases)
     yield from ab_parts(results.cases, names=names)
@@ -197,6 +199,17 @@ def _counts(results: SessionResults) -> Iterator[RenderableType]:
         yield f"{num_published} of {len(results.cases)} judged by a published value; nothing is stored"
     if num_local:
         yield f"{num_local} of {len(results.cases)} judged by this machine's own records, not by committed baselines"
+
+
+def _ceilings(cases: Sequence[CaseResult], *, names: Mapping[str, str]) -> Iterator[RenderableType]:
+    """Yield the sentences on each case that has ceilings; the columns of a narrow terminal leave them out."""
+    near = [case for case in cases if case.ceiling is not None and case.ceiling.products is not None]
+    if not near:
+        return
+    yield section("beside the ceilings of this machine")
+    for case in near:
+        for sentence in ceiling_sentences(case):
+            yield indented(f"{names[case.verdict.case]}: {sentence}")
 
 
 def _loose(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
