@@ -82,7 +82,7 @@ class GenerationError(NemoPerfError, RuntimeError):
 
 
 class CheckpointError(NemoPerfError, RuntimeError):
-    """Loaded weights or optimizer states that differ from the saved ones."""
+    """Weights and optimizer states that could not be saved or loaded, or that differ from the saved ones."""
 
 
 class RevisionError(NemoPerfError, RuntimeError):
