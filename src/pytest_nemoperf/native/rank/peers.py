@@ -238,7 +238,7 @@ class Peers:
                 poll.register(connection, select.POLLIN)
 
     def _is_awaited(self, client: _Client, *, token: str) -> bool:
-        """Read what has arrived from a client; return whether more may come."""
+        """Read the lines that have arrived from a client; return False once no more are awaited."""
         for line in client.lines.receive():
             if client.rank is None:
                 given, _, rank = (line or b"").partition(b" ")
