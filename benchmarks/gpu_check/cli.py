@@ -69,8 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         stages = chosen_stages(options.only, skip=options.skip)
         system = _CPU if options.dry_run else found_system()
-        folder = Path(options.folder or ROOT / ".nemoperf" / "gpu-check" / system).absolute()
-        archive = Path(options.archive or folder.with_name(f"gpu-check-{system}.tar.gz")).absolute()
+    except (ValueError, NemoPerfError) as error:
+        print(f"gpu-check: {error}", file=sys.stderr)
+        return _USAGE_ERROR
+    folder = Path(options.folder or ROOT / ".nemoperf" / "gpu-check" / system).absolute()
+    archive = Path(options.archive or folder.with_name(f"gpu-check-{system}.tar.gz")).absolute()
+    try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / _LOCK_FILE, timeout=0):
             state = read_state(folder, system=system)
@@ -91,7 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(check, stages, state=state, is_stored=options.update_baselines)
     except Timeout:
         print(f"gpu-check: another check runs in {folder}; wait for it, or give another --folder", file=sys.stderr)
-    except (ValueError, OSError, NemoPerfError) as error:
+    except OSError as error:
+        print(f"gpu-check: {error}; results go to {folder}, and to --archive: is there room?", file=sys.stderr)
+    except (ValueError, NemoPerfError) as error:
         print(f"gpu-check: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("gpu-check: interrupted before the first stage", file=sys.stderr)

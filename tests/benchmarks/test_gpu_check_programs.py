@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +14,8 @@ from typing import Any
 
 import pytest
 from gpu_check.findings import Findings, Table, read_findings
-from gpu_check.programs import fast_paths, memory, ranks, suite, verdicts
+from gpu_check.process import stage_environment
+from gpu_check.programs import fast_paths, memory, profile, ranks, suite, verdicts
 from gpu_check.programs.forked import Ended, run_forked, tail
 from gpu_check.programs.parts import keep_row, kept_row
 from gpu_check.programs.program import Context
@@ -21,7 +24,9 @@ from gpu_check.programs.suite import measured_cases
 
 from pytest_nemoperf.models.catalog import find_model
 from pytest_nemoperf.native.fast_paths import FAST_PATHS
+from pytest_nemoperf.records.profile import Operator, Profile
 
+ROOT = Path(__file__).parents[2]
 NODEID = "perf_tests/test_pretrain.py::test_llama3_2_1b_on_one_gpu"
 
 
@@ -262,3 +267,43 @@ def test_a_table_in_markdown_keeps_bars_inside_its_cells() -> None:
     table = Table(title="Figures", columns=["name"], rows=[["a|b"]])
 
     assert table.markdown() == "Figures\n\n| name |\n| --- |\n| a\\|b |"
+
+
+def profile_with(**operators: float) -> Profile:
+    """Return a profile of a step of 1 s with the operators' seconds."""
+    return Profile(
+        case="a",
+        system="h200",
+        device="cuda",
+        num_steps=5,
+        num_ranks=1,
+        step_time_sec=1.0,
+        operators={name: Operator(calls_per_step=1, self_sec_per_step=sec) for name, sec in operators.items()},
+    )
+
+
+@pytest.mark.parametrize(
+    ("operators", "says"),
+    [
+        ({"mm": 0.6, "copy": 0.41}, []),
+        ({"mm": 0.6}, ["sum to 600.0 ms of a step of 1000.0 ms"]),
+        ({"mm": 0.99, "remark": 1.02}, ["remark takes 1020.0 ms", "sum to 2010.0 ms"]),
+    ],
+)
+def test_operators_that_do_not_make_the_step_are_a_problem(operators: dict[str, float], says: list[str]) -> None:
+    problems = profile.problems_of(profile_with(**operators))
+
+    assert len(problems) == len(says)
+    assert all(part in problem for part, problem in zip(says, problems, strict=True))
+
+
+def test_a_step_of_the_dry_run_has_a_profile_whose_rows_make_it(tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "gpu_check.programs.profile", f"--folder={tmp_path}", "--system=cpu"]
+    env = stage_environment(ROOT / "benchmarks")
+
+    run = subprocess.run(program, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    (table,) = read_findings(tmp_path).tables
+    assert table.title == "pretrain-llama-tiny-1n1g-torch-fp32-single-seq128-gbs4-mbs2, cpu"
+    assert table.rows[-1][0].startswith("sum of all")

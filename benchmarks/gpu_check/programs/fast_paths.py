@@ -11,9 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-import torch.distributed as dist
-
 from gpu_check.findings import Findings
 from gpu_check.programs.forked import free_port, run_forked, tail
 from gpu_check.programs.parts import keep_row, kept_row
@@ -107,6 +104,7 @@ def examine(context: Context, findings: Findings) -> None:
         turns = []
         for number, is_on in enumerate(_TURNS):
             log = folder / f"turn-{number}.log"
+            print(f"{path.name}, turn {number + 1} of {len(_TURNS)}", flush=True)
             turn = _run_turn(plan, path=path, is_on=is_on, log=log)
             if turn is None:
                 state = "on" if is_on else "off"
@@ -155,6 +153,8 @@ def _run_turn(plan: Plan, *, path: FastPath, is_on: bool, log: Path) -> dict[str
 
 def take_turn(plan: Plan, *, written: Path) -> None:
     """Run a plan's steps in this process, and write their times and losses, and the peak of memory."""
+    import torch  # not above: preload sees to it that no thread is started
+
     device = join_ranks(plan, env=read_environment())
     trainer = make_native_trainer(plan, rank=0, device=device)
     steps = []
@@ -175,7 +175,7 @@ def take_turn(plan: Plan, *, written: Path) -> None:
         "is_expandable": is_expandable,
     }
     written.write_text(json.dumps(result), encoding="utf-8")
-    dist.destroy_process_group()
+    torch.distributed.destroy_process_group()
 
 
 def _problems(turns: Sequence[dict[str, Any]], *, path: FastPath, is_cpu: bool) -> list[str]:

@@ -15,9 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
-
-import torch
+from typing import TYPE_CHECKING, Final
 
 from gpu_check.findings import Findings, Table
 from gpu_check.programs.forked import Ended, free_port, run_forked, tail
@@ -35,6 +33,9 @@ from pytest_nemoperf.recipes.recipe import Plan, Precision, Recipe
 from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.systems import find_system
 from pytest_nemoperf.records.step import PLAN_FILE, STEPS_FILE
+
+if TYPE_CHECKING:
+    import torch  # at run time preload imports it, which sees to it that no thread is started
 
 del preload  # imported for what it imports: ranks are forked from this process
 
@@ -127,6 +128,7 @@ def _compare(
             if case.name == _SINGLE:
                 reference = _losses(folder)
             continue
+        print(f"{case.name} of {model.name}", flush=True)  # progress of the check shows a log's last line
         ends = _run(plan, folder=folder, system_has_gpu=not context.is_cpu)
         failed = [number for number, end in enumerate(ends) if end.status != 0]
         if failed:
@@ -157,6 +159,7 @@ def _check_failure(context: Context, findings: Findings, *, way: str) -> None:
     folder = context.folder / f"rank-1-{way.replace(' ', '-')}"
     plan = _plan(context, model=dense_model(), case=_FAILING)
     make_trainer = partial(make_failing_trainer, way=way)
+    print(f"two ranks, of which rank 1 {way}", flush=True)
     waiting, failing = _run(plan, folder=folder, system_has_gpu=not context.is_cpu, make_trainer=make_trainer)
     table = findings.table(f"Two ranks, of which rank 1 {way} in step {_FAILING_STEP}", ["rank", "end", "at s"])
     table.add("0", _end_text(waiting), f"{waiting.seconds:.1f}")
