@@ -18,7 +18,7 @@ from gpu_check.process import stage_environment
 from gpu_check.programs import fast_paths, memory, profile, ranks, suite, verdicts
 from gpu_check.programs.forked import Ended, run_forked, tail
 from gpu_check.programs.parts import keep_row, kept_row
-from gpu_check.programs.program import Context
+from gpu_check.programs.program import Context, Exit
 from gpu_check.programs.sessions import Session, figure, metric
 from gpu_check.programs.suite import measured_cases
 
@@ -297,13 +297,13 @@ def test_operators_that_do_not_make_the_step_are_a_problem(operators: dict[str, 
     assert all(part in problem for part, problem in zip(says, problems, strict=True))
 
 
-def test_a_step_of_the_dry_run_has_a_profile_whose_rows_make_it(tmp_path: Path) -> None:
+def test_a_step_of_the_dry_run_has_a_profile(tmp_path: Path) -> None:
     program = [sys.executable, "-m", "gpu_check.programs.profile", f"--folder={tmp_path}", "--system=cpu"]
     env = stage_environment(ROOT / "benchmarks")
 
     run = subprocess.run(program, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
 
-    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.returncode in {Exit.PASSED, Exit.NOT_JUDGED}, run.stdout + run.stderr  # a busy machine is not judged
     (table,) = read_findings(tmp_path).tables
     assert table.title == "pretrain-llama-tiny-1n1g-torch-fp32-single-seq128-gbs4-mbs2, cpu"
     assert table.rows[-1][0].startswith("sum of all")

@@ -62,7 +62,7 @@ class Beside:
 
 
 _LLAMA: Final = {"model": "llama3.2-1b", "num_layers": 4, "seq_len": 4096, "global_batch_size": 8, "precision": "bf16"}
-_TINY: Final = {"model": "llama-tiny", "seq_len": 64, "global_batch_size": 8, "micro_batch_size": 2}
+_TINY: Final = {"model": "llama-tiny", "seq_len": 64, "global_batch_size": 4, "micro_batch_size": 2}
 WORKLOADS: Final = {
     CAST_WEIGHTS_ONCE: Beside(
         on_gpu={**_LLAMA, "micro_batch_size": 1}, on_cpu={**_TINY, "precision": "bf16"}, allowed=0.0
