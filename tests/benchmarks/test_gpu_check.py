@@ -50,6 +50,7 @@ BODIES = {
     "lacks": "raise NotHereError('no such GPU')",
     "breaks": "import os; os._exit(3)",
     "hangs": "time.sleep(600)",
+    "raises": "raise ValueError('no such file')",
     "waits": "findings.unjudged.append('machine busy')",
 }
 
@@ -165,7 +166,7 @@ def test_stages_keep_their_order_and_may_be_left_out() -> None:
 def test_each_way_to_end_is_told_apart(programs: None, tmp_path: Path) -> None:
     check = make_check(tmp_path)
 
-    state = run(check, *map(stage, ("passes", "fails", "lacks", "breaks", "waits")))
+    state = run(check, *map(stage, ("passes", "fails", "lacks", "breaks", "raises", "waits")))
 
     outcomes = {name: kept.outcome for name, kept in state.stages.items()}
     assert outcomes == {
@@ -173,8 +174,10 @@ def test_each_way_to_end_is_told_apart(programs: None, tmp_path: Path) -> None:
         "fails": Outcome.FAILED,
         "lacks": Outcome.NOT_HERE,
         "breaks": Outcome.BROKEN,
+        "raises": Outcome.FAILED,
         "waits": Outcome.NOT_JUDGED,
     }
+    assert state.stages["raises"].detail == "the program of the stage failed, see log.txt: ValueError: no such file"
     assert state.stages["waits"].detail == "machine busy"
     assert state.stages["fails"].detail == "too slow"
     assert state.stages["lacks"].detail == "no such GPU"

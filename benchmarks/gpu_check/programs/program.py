@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -74,6 +75,9 @@ def run_program(examine: Callable[[Context, Findings], None]) -> int:
     except KeyboardInterrupt:
         findings.remarks.append("ended before all of it was done")
         return Exit.INTERRUPTED
+    except Exception as error:  # whatever it is, the summary must say it
+        traceback.print_exc()
+        findings.problems.append(f"the program of the stage failed, see log.txt: {type(error).__name__}: {error}")
     finally:
         findings.write(context.folder)
     for problem in findings.problems:

@@ -24,7 +24,7 @@ def examine(context: Context, findings: Findings) -> None:
         _add(table, "baseline", stored)
         if stored.exit_status:
             add_sentence(f"no baseline could be stored: {_reasons(stored)}", stored, context, findings)
-            if not context.is_cpu:
+            if findings.problems:
                 return
     # A case may take the launches that its verdict needs.
     slowed = run_session(
