@@ -97,6 +97,7 @@ def _work(extra_info: Mapping[str, Any], *, key: str) -> float | None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not 1 <= value <= _MAX_WORK:
         raise RecipeError(
-            f"extra_info[{key!r}]={shown(value)} must be a number of Python's own from 1 to {_MAX_WORK:g}: those of one call"
+            f"extra_info[{key!r}]={shown(value)} must be a number of Python's own from 1 to {_MAX_WORK:g}: those of one "
+            "call"
         )
     return float(value)

@@ -136,7 +136,7 @@ def make_collective(
 
     Raises:
         RecipeError: If the kind or the type of numbers is unknown, or a size impossible.
-        PlanError: If there are too few ranks, or more than a node has.
+        PlanError: If there are too few ranks, or more than may be on a node.
     """
     member = enum_member(CollectiveKind, kind, subject="collective")
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
@@ -145,8 +145,8 @@ def make_collective(
         raise RecipeError(f"size_mib={shown(size_mib)} of a collective must be above 0 and at most {_MAX_MIB:,}")
     if type(num_gpus) is not int or not _MIN_RANKS <= num_gpus <= MAX_RANKS:
         raise PlanError(
-            f"gpus={shown(num_gpus)} of a collective must be a whole number >= {_MIN_RANKS} and at most {MAX_RANKS}, the "
-            "ranks of one node"
+            f"gpus={shown(num_gpus)} of a collective must be a whole number >= {_MIN_RANKS} and at most {MAX_RANKS}: "
+            "its ranks are on one node"
         )
     part_bytes = num_gpus * ITEM_BYTES[dtype]
     size_bytes = int(size_mib * 2**20) // part_bytes * part_bytes

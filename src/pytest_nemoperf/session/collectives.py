@@ -27,7 +27,7 @@ def collective_of(
 
     Raises:
         NoLayoutError: If it names no number of ranks for the system.
-        PlanError: If the ranks are too few or more than a node has.
+        PlanError: If the ranks are too few, or more than may be on a node.
         RecipeError: If the kind or a system is unknown, or a size impossible.
     """
     system = settings.system
