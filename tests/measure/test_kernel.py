@@ -64,7 +64,8 @@ def test_a_workload_stored_without_a_kernel_compares_without_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "text"), [({"m": 8, "k": 4}, "m=8 k=4"), ([8, 4], "8x4"), ("any", "any"), (None, ""), (7, "7")]
+    ("shape", "text"),
+    [({"m": 8, "k": 4}, "m=8 k=4"), ([8, 4], "8x4"), ("any", "any"), (None, ""), (7, "7"), ("a\nb", "a b")],
 )
 def test_a_shape_is_shown(shape: object, text: str) -> None:
     assert shape_text(shape) == text

@@ -79,10 +79,12 @@ def comparable_workload(now: Mapping[str, Any], *, then: Mapping[str, Any]) -> M
 def shape_text(shape: object) -> str:
     """Return a stored shape as text: ``m=8192 k=4096 n=14336`` of a mapping, ``8192x4096`` of a list."""
     if isinstance(shape, Mapping):
-        return " ".join(f"{axis}={size}" for axis, size in shape.items())
-    if isinstance(shape, (list, tuple)):
-        return "x".join(map(str, shape))
-    return "" if shape is None else str(shape)
+        text = " ".join(f"{axis}={size}" for axis, size in shape.items())
+    elif isinstance(shape, (list, tuple)):
+        text = "x".join(map(str, shape))
+    else:
+        text = "" if shape is None else str(shape)
+    return " ".join(text.split())  # one line, as a cell of a table
 
 
 def _work(extra_info: Mapping[str, Any], *, key: str) -> float | None:
@@ -97,7 +99,7 @@ def _work(extra_info: Mapping[str, Any], *, key: str) -> float | None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not 1 <= value <= _MAX_WORK:
         raise RecipeError(
-            f"extra_info[{key!r}]={shown(value)} must be a number of Python's own from 1 to {_MAX_WORK:g}: those of one "
-            "call"
+            f"extra_info[{key!r}]={shown(value)} must be a number of Python's own from 1 to {_MAX_WORK:g}: "
+            "those of one call"
         )
     return float(value)
