@@ -53,7 +53,7 @@ def test_ceilings_are_listed_by_machine_with_stored_cases_beside_them(nemoperf: 
     assert lines[0] == "cores=2, cpu=Test CPU"
     assert "2 TFLOP/s" in lines[2]
     assert "9 TFLOP/s" not in out  # the committed one counts
-    assert lines[5].split() == ["pretrain-test", "1", "n/a", "50%"]
+    assert lines[6].split() == ["pretrain-test", "1", "n/a", "50%"]
     assert "5 TFLOP/s" in out[out.index("Other CPU") :]
 
 

@@ -312,4 +312,7 @@ def test_an_impossible_kernel_fails_its_test_in_words(project: Project) -> None:
     result = project.run()
 
     result.assert_outcomes(failed=1)
-    assert has_text(result, "extra_info['flops']=-1 must be a number above 0")
+    assert has_text(result, "extra_info['flops']=-1 must be a number of Python's own from 1")
+    result.stdout.no_fnmatch_line("*plugin/hooks.py*")
+    (left_out,) = project.results()["not_run"]
+    assert "extra_info['flops']=-1" in left_out["reason"]

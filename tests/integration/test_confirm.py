@@ -71,6 +71,24 @@ def test_kernel(benchmark):
 """
 """A benchmark test in invented time, which a busy machine does not stretch."""
 
+COLLECTIVE = """
+import pathlib, pytest
+from pytest_nemoperf.records.collective import CollectiveCalls
+from pytest_nemoperf.runs import collective
+
+def launch(asked, **_named):
+    seconds = 0.1 * float(pathlib.Path({machine!r}).read_text())
+    calls = CollectiveCalls(times_sec=(seconds,) * 20, calls_per_group=1)
+    return collective.measured_calls(asked, calls=calls, health=None)
+
+collective.launch_collective = launch
+
+@pytest.mark.perf
+def test_ranks(perf):
+    perf.collective("all_reduce", gpus={{"cpu": 2}}, size_mib=1)
+"""
+"""A collective whose ranks are not started: its calls take what a file outside of the tree says of the machine."""
+
 
 class Bench(Project):
     """A project in git on a machine whose speed can be set, with a committed baseline of its first commit."""
@@ -380,6 +398,23 @@ def test_a_suspect_kernel_of_a_gpu_machine_is_compared_in_processes_of_its_own(b
     assert has_text(result, "the machine is 50% slower than when it was recorded")
     (stored,) = (bench.root / "baselines" / "h100").glob("bench-*.json")
     assert json.loads(stored.read_text())["machine"] == {"device": "NVIDIA H100 80GB HBM3", "memory_gib": 80}
+
+
+def test_a_collective_is_compared_side_by_side_as_a_benchmark_test_is(bench: Bench) -> None:
+    (bench.root / "test_ranks.py").write_text(COLLECTIVE.format(machine=str(bench.machine)))
+    ranks = ("-m", "perf", "--system=cpu", "-p", "no:cacheprovider", "--perf-confirm-limit=600", "test_ranks.py")
+    commit(bench)
+    bench.pytester.runpytest_subprocess(*ranks, "--update-baselines").assert_outcomes(passed=1)
+    commit(bench)
+    change_code(bench)
+    bench.set_machine(1.5)
+
+    result = bench.pytester.runpytest_subprocess(*ranks)
+
+    result.assert_outcomes(passed=1)
+    assert bench.confirmation()["kind"] == "PASSED"
+    result.stdout.fnmatch_lines(["*collective-all_reduce-1n2g-fp32-1mib is compared side by side with *"])
+    assert has_text(result, "the machine is 50% slower than when it was recorded")
 
 
 def test_a_test_that_is_not_in_the_commit_is_named(bench: Bench) -> None:

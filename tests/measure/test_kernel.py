@@ -29,10 +29,12 @@ def test_extra_info_without_a_kernel_is_the_tests_own() -> None:
     [
         ({"kernel": ""}, r"extra_info\['kernel'\]='' must be a word"),
         ({"kernel": 3}, r"extra_info\['kernel'\]=3 must be a word"),
-        ({"flops": 0}, r"extra_info\['flops'\]=0 must be a number above 0"),
-        ({"flops": True}, r"extra_info\['flops'\]=True must be a number above 0"),
-        ({"bytes": float("nan")}, r"extra_info\['bytes'\]=nan must be a number above 0"),
-        ({"bytes": "many"}, r"extra_info\['bytes'\]='many' must be a number above 0"),
+        ({"flops": 0}, r"extra_info\['flops'\]=0 must be a number of Python's own from 1"),
+        ({"flops": True}, r"extra_info\['flops'\]=True must be a number of Python's own from 1"),
+        ({"bytes": float("nan")}, r"extra_info\['bytes'\]=nan must be a number of Python's own from 1"),
+        ({"bytes": "many"}, r"extra_info\['bytes'\]='many' must be a number of Python's own from 1"),
+        ({"flops": 2**3000}, r"extra_info\['flops'\]=10\*\*903.1 must be a number of Python's own from 1 to 1e\+24"),
+        ({"flops": 1e-300}, r"extra_info\['flops'\]=1e-300 must be a number of Python's own from 1"),
         ({"dtype": 16}, r"extra_info\['dtype'\]=16 must be a word"),
         ({"threads": 0}, r"extra_info\['threads'\]=0 must be a whole number >= 1"),
         ({"shape": {"m": object()}}, "extra_info"),
@@ -62,7 +64,8 @@ def test_a_workload_stored_without_a_kernel_compares_without_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "text"), [({"m": 8, "k": 4}, "m=8 k=4"), ([8, 4], "8x4"), ("any", "any"), (None, ""), (7, "7")]
+    ("shape", "text"),
+    [({"m": 8, "k": 4}, "m=8 k=4"), ([8, 4], "8x4"), ("any", "any"), (None, ""), (7, "7"), ("a\nb", "a b")],
 )
 def test_a_shape_is_shown(shape: object, text: str) -> None:
     assert shape_text(shape) == text

@@ -60,6 +60,7 @@ def test_a_collective_survives_its_file() -> None:
     [
         ({"kind": "allreduce"}, "unknown collective 'allreduce'; did you mean all_reduce"),
         ({"dtype": "bf61"}, "dtype='bf61' of a collective is unknown; did you mean bf16"),
+        ({"dtype": ["bf16"]}, r"dtype=\['bf16'\] of a collective is unknown"),
         ({"size_mib": 0}, "size_mib=0 of a collective must be above 0"),
         ({"size_mib": True}, "size_mib=True of a collective must be above 0"),
         ({"size_mib": 1e9}, "size_mib=1000000000.0 of a collective must be above 0 and at most 65,536"),
@@ -71,7 +72,7 @@ def test_an_impossible_collective_is_refused(changes: dict[str, Any], message: s
         make(**changes)
 
 
-@pytest.mark.parametrize("num_gpus", [1, 0, 2.0, True])
-def test_a_collective_needs_two_ranks(num_gpus: Any) -> None:
-    with pytest.raises(PlanError, match="must be a whole number >= 2"):
+@pytest.mark.parametrize("num_gpus", [1, 0, 2.0, True, 65, 2**60])
+def test_a_collective_has_the_ranks_of_a_node(num_gpus: Any) -> None:
+    with pytest.raises(PlanError, match="must be a whole number >= 2 and at most 64"):
         make(num_gpus=num_gpus)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf.errors import NoLayoutError, RecipeError, UnsupportedError
+from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, UnsupportedError
 from pytest_nemoperf.machine.identity import Devices
 from pytest_nemoperf.recipes.systems import find_system
 from pytest_nemoperf.session.collectives import check_devices, collective_of
@@ -64,3 +64,16 @@ def test_fewer_gpus_than_ranks_skip_in_words() -> None:
     with pytest.raises(UnsupportedError, match="over 8 GPUs needs them on this node, but this machine has 1x NVIDIA"):
         check_devices(collective, settings=one)
     check_devices(collective, settings=settings("h100", num_gpus=8))
+
+
+@pytest.mark.parametrize("name", ["cup", 1])
+def test_a_slip_of_a_system_is_no_reason_to_skip(name: Any) -> None:
+    with pytest.raises(RecipeError, match="unknown system"):
+        collective_of("all_reduce", gpus={name: 2}, size_mib=1, dtype=None, settings=settings("cpu"))
+
+
+def test_messages_beyond_the_memory_of_the_host_are_refused() -> None:
+    collective = collective_of("all_reduce", gpus={"cpu": 64}, size_mib=2**16, dtype=None, settings=settings("cpu"))
+
+    with pytest.raises(PlanError, match=r"need about 12 TiB, and this host has .*; lower size_mib or gpus"):
+        check_devices(collective, settings=settings("cpu"))

@@ -1,6 +1,7 @@
-"""Rounds of a case that is measured inside the test process: a loop of ``perf.measure``, or a benchmark test.
+"""Rounds of a case that its test measures: a loop of ``perf.measure``, a benchmark test, or a collective.
 
-Both sides run the test in a pytest process of their own, one after the other: there are no ranks that could take turns.
+Both sides run the test in a pytest process of their own, one after the other: there are no steps after which ranks
+could take turns.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.measure.kernel import comparable_workload
 from pytest_nemoperf.measure.measurement import Measurement
 
-WHY_LAUNCHES: Final = "it is measured inside the test process, so whole pytest processes alternate"
+WHY_LAUNCHES: Final = "its test measures it, so whole pytest processes alternate"
 _SIDES: Final = ("old", "new")
 _MIN_HOPELESS: Final = 2
 

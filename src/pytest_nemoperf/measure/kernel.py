@@ -9,11 +9,11 @@ from typing import Any, Final
 from pytest_nemoperf.errors import RecipeError, did_you_mean, shown
 from pytest_nemoperf.json_codec import plain_mapping
 from pytest_nemoperf.measure.stored_workload import BENCHMARK
-from pytest_nemoperf.records.figures import MAX_FIGURE
 
 _NAMED: Final = "kernel"
 _WORKLOAD_KEYS: Final = (_NAMED, "dtype", "shape", "threads")
 _WORK_KEYS: Final = ("flops", "bytes")
+_MAX_WORK: Final = 1e24  # beyond it a call would take days; rates keep a size that figures may have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,22 +79,27 @@ def comparable_workload(now: Mapping[str, Any], *, then: Mapping[str, Any]) -> M
 def shape_text(shape: object) -> str:
     """Return a stored shape as text: ``m=8192 k=4096 n=14336`` of a mapping, ``8192x4096`` of a list."""
     if isinstance(shape, Mapping):
-        return " ".join(f"{axis}={size}" for axis, size in shape.items())
-    if isinstance(shape, (list, tuple)):
-        return "x".join(map(str, shape))
-    return "" if shape is None else str(shape)
+        text = " ".join(f"{axis}={size}" for axis, size in shape.items())
+    elif isinstance(shape, (list, tuple)):
+        text = "x".join(map(str, shape))
+    else:
+        text = "" if shape is None else str(shape)
+    return " ".join(text.split())  # one line, as a cell of a table
 
 
 def _work(extra_info: Mapping[str, Any], *, key: str) -> float | None:
     """Return FLOPs or bytes of a call as a float.
 
     Raises:
-        RecipeError: If it is no number above 0.
+        RecipeError: If it is no number, or one that no call has.
     """
     if key not in extra_info:
         return None
     value = extra_info[key]
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 < value <= MAX_FIGURE:
-        raise RecipeError(f"extra_info[{key!r}]={shown(value)} must be a number above 0: those of one call")
+    if not is_number or not 1 <= value <= _MAX_WORK:
+        raise RecipeError(
+            f"extra_info[{key!r}]={shown(value)} must be a number of Python's own from 1 to {_MAX_WORK:g}: "
+            "those of one call"
+        )
     return float(value)

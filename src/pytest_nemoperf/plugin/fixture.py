@@ -60,7 +60,7 @@ class Perf:
         if self._session.settings.is_dry_run:
             return Verdict(kind=VerdictKind.NO_BASELINE, case=self._price(recipe), reasons=("a dry run",))
         if self._session.settings.measure_into is not None:
-            with self._as_outcome():
+            with self.as_outcome():
                 case = self._planned(recipe).plan.case
             return Verdict(kind=VerdictKind.NO_BASELINE, case=case, reasons=(NOT_LAUNCHED,))
         return self.compare(self.run(recipe))
@@ -75,7 +75,7 @@ class Perf:
             pytest.skip(PRICED)
         if self._session.settings.measure_into is not None:
             pytest.skip(NOT_LAUNCHED)
-        with self._as_outcome():
+        with self.as_outcome():
             return self._session.measure(self._planned(recipe))
 
     def compare(self, measurement: Measurement) -> Verdict:
@@ -86,14 +86,14 @@ class Perf:
         """
         session = self._session
         item = self._item
-        with self._as_outcome():
+        with self.as_outcome():
             if not isinstance(measurement, Measurement):
                 raise RecipeError(f"compare({shown(measurement)}) needs a Measurement, as perf.run(recipe) returns")
         if session.settings.measure_into is not None:
-            with self._as_outcome():
+            with self.as_outcome():
                 session.keep_measurement(measurement, nodeid=item.nodeid)
             return Verdict(kind=VerdictKind.NO_BASELINE, case=measurement.case, reasons=("another session judges it",))
-        with self._as_outcome():
+        with self.as_outcome():
             report = session.judge(measurement, mark=perf_mark(item))
         item.user_properties += properties(report)
         if report.result.is_failure:
@@ -124,7 +124,7 @@ class Perf:
 
     def _price(self, recipe: Recipe) -> str:
         """Price a recipe and return its case."""
-        with self._as_outcome():
+        with self.as_outcome():
             priced = self._session.planner.price(recipe, mark=perf_mark(self._item), framework=self._framework)
         self._note_left_out(recipe, plan=priced.price.plan)
         return priced.price.plan.case
@@ -169,7 +169,7 @@ class Perf:
         session = self._session
         case = f"loop-{name}"
         self.begin_in_process(case, kind="a loop of the test process", subject=case)
-        with self._as_outcome():
+        with self.as_outcome():
             if not is_safe_name(name):
                 raise RecipeError(
                     f"name {shown(name)} of a loop names a file: use lower-case letters, digits, '.', '_', '-'"
@@ -229,10 +229,10 @@ class Perf:
             The verdict, where it does not fail.
         """
         session = self._session
-        with self._as_outcome():
+        with self.as_outcome():
             collective = collective_of(kind, gpus=gpus, size_mib=size_mib, dtype=dtype, settings=session.settings)
         self.begin_in_process(collective.case, kind="a collective", subject=collective.case)
-        with self._as_outcome():
+        with self.as_outcome():
             check_devices(collective, settings=session.settings)
             session.check_once(collective.case, nodeid=self._item.nodeid)
             session.planner.claim(collective.case, nodeid=self._item.nodeid)
@@ -265,7 +265,7 @@ class Perf:
             self._leave_out(
                 f"{kind} is of no framework, and runs once: in the test of {first}, the first one of --perf-framework"
             )
-        with self._as_outcome():
+        with self.as_outcome():
             policy = self._session.planner.policy(perf_mark(self._item), kind=CaseKind.CALLS)
             self._session.planner.note_case(case, nodeid=self._item.nodeid, policy=policy)
         settings = self._session.settings
@@ -301,7 +301,7 @@ class Perf:
         )
 
     @contextmanager
-    def _as_outcome(self) -> Iterator[None]:
+    def as_outcome(self) -> Iterator[None]:
         """Turn errors of this package into the test's outcome, without a traceback through this package."""
         try:
             yield

@@ -409,8 +409,10 @@ class PerfPlugin:
             reason = "pytest-benchmark is disabled (--benchmark-disable), so nothing was measured"
             self.session.not_run.append(NotRun(nodeid=item.nodeid, reason=reason))
             pytest.skip(reason)
-        measurement = measure_benchmark(item, benchmark=benchmark, settings=self.session.settings)
-        self.perf_of(item).compare(measurement)
+        perf = self.perf_of(item)
+        with perf.as_outcome():
+            measurement = measure_benchmark(item, benchmark=benchmark, settings=self.session.settings)
+        perf.compare(measurement)
 
 
 def _write_properties(item: pytest.Item, *, reports: Sequence[CaseReport]) -> None:

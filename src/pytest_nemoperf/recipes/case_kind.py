@@ -19,7 +19,7 @@ class CaseKind(StrEnum):
     RL = "rl"
     """Reinforcement learning: the processor paces much of generation."""
     CALLS = "calls"
-    """Calls of the test process: a benchmark test or a loop, measured once a session, in seconds or less."""
+    """Calls that a test times: a benchmark test, a loop or a collective, measured once a session in seconds."""
 
 
 def kind_of(workload: Mapping[str, Any]) -> CaseKind:

@@ -23,6 +23,8 @@ CALLS_FILE: Final = "calls.json"
 ITEM_BYTES: Final = MappingProxyType({"fp32": 4, "bf16": 2})
 """Bytes of a number by type of numbers."""
 _MIN_RANKS: Final = 2
+MAX_RANKS: Final = 64
+"""Ranks of one node; more on a CPU would wait for each other alone."""
 _MAX_MIB: Final = 2**16
 
 
@@ -72,6 +74,11 @@ class Collective:
     def num_items(self) -> int:
         """Numbers of the message."""
         return self.size_bytes // ITEM_BYTES[self.dtype]
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes that its ranks allocate together at most: a message each, one to receive into, a part to send."""
+        return 3 * self.size_bytes * self.num_gpus
 
     @property
     def bus_factor(self) -> float:
@@ -129,15 +136,18 @@ def make_collective(
 
     Raises:
         RecipeError: If the kind or the type of numbers is unknown, or a size impossible.
-        PlanError: If there are too few ranks.
+        PlanError: If there are too few ranks, or more than may be on a node.
     """
     member = enum_member(CollectiveKind, kind, subject="collective")
-    if dtype not in ITEM_BYTES:
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise RecipeError(f"dtype={shown(dtype)} of a collective is unknown; {did_you_mean(dtype, ITEM_BYTES)}")
     if type(size_mib) not in (int, float) or not 0 < size_mib <= _MAX_MIB:
         raise RecipeError(f"size_mib={shown(size_mib)} of a collective must be above 0 and at most {_MAX_MIB:,}")
-    if type(num_gpus) is not int or num_gpus < _MIN_RANKS:
-        raise PlanError(f"gpus={shown(num_gpus)} of a collective must be a whole number >= {_MIN_RANKS}")
+    if type(num_gpus) is not int or not _MIN_RANKS <= num_gpus <= MAX_RANKS:
+        raise PlanError(
+            f"gpus={shown(num_gpus)} of a collective must be a whole number >= {_MIN_RANKS} and at most {MAX_RANKS}: "
+            "its ranks are on one node"
+        )
     part_bytes = num_gpus * ITEM_BYTES[dtype]
     size_bytes = int(size_mib * 2**20) // part_bytes * part_bytes
     if not size_bytes:

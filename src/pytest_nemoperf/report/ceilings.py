@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.measure.figures import figure_over_runs
 from pytest_nemoperf.records.metrics import MFU_PCT, STEP_TIME_SEC, TRAINING_MFU_PCT, format_number, format_time
 from pytest_nemoperf.report.cells import percent
@@ -13,7 +14,7 @@ from pytest_nemoperf.report.tables import NOT_APPLICABLE
 from pytest_nemoperf.results.cases import CaseResult
 from pytest_nemoperf.results.ceilings import Ceiling, OfProducts, rate_text
 
-CEILING_HEADINGS: Final = ("kernel", "numbers", "shape", "rate", "spread", "runs", "of", "file")
+CEILING_HEADINGS: Final = ("kernel", "numbers", "rate", "spread", "runs", "of")
 
 
 def ceiling_sentences(case: CaseResult) -> Iterator[str]:
@@ -53,20 +54,17 @@ def product_lines(shares: Sequence[OfProducts]) -> list[str]:
 
 
 def ceiling_lines(ceilings: Sequence[Ceiling]) -> list[str]:
-    """Return the table of ceilings, one line a stored kernel or collective, the fastest of a kind first."""
+    """Return the table of ceilings, the fastest of a kind first: a line of figures, below it the shape and the file."""
     rows: list[Sequence[str]] = [CEILING_HEADINGS]
+    origins = [""]
     for each in sorted(ceilings, key=lambda each: (each.kernel, each.dtype, -each.rate)):
-        threads = f", {each.threads} thread{'s' if each.threads > 1 else ''}" if each.threads else ""
-        rows.append(
-            (
-                each.kernel,
-                each.dtype,
-                f"{each.shape}{threads}",
-                rate_text(each),
-                percent(each.spread_pct),
-                str(each.num_runs),
-                each.date[:10],
-                each.source,
-            )
-        )
-    return align(rows, num_left=len(CEILING_HEADINGS))
+        threads = count_text(each.threads, "thread") if each.threads else ""
+        origins.append("  " + ", ".join(filter(None, (each.shape, threads, each.source))))
+        spread = percent(each.spread_pct)
+        rows.append((each.kernel, each.dtype, rate_text(each), spread, str(each.num_runs), each.date[:10]))
+    lines = []
+    for line, origin in zip(align(rows, num_left=2), origins, strict=True):
+        lines.append(line)
+        if origin:
+            lines.append(origin)
+    return lines

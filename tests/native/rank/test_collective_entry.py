@@ -58,3 +58,18 @@ def test_timed_calls_take_a_second_and_no_group_is_short(
     monkeypatch.setattr(dist, "all_reduce", lambda *_arguments, **_named: None)
 
     assert collective_entry._agreed_counts(call_sec, device=CPU) == counts
+
+
+def test_a_sum_over_many_ranks_is_exact_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    collective = make_collective("all_reduce", num_gpus=64, size_mib=0.1, dtype="bf16", device="cpu", timeout_sec=9.0)
+    terms = [1 + rank % 3 for rank in range(64)]
+
+    def sum_one_by_one(message_N: Tensor) -> None:
+        for term in terms[1:]:
+            message_N += term
+
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 64)
+    monkeypatch.setattr(dist, "all_reduce", sum_one_by_one)
+
+    check_result(collective, device=CPU)

@@ -41,6 +41,9 @@ BEGUN: Final = 0
 ENDED: Final = 1
 """The same behind them."""
 _DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_SUMS: Final = (CollectiveKind.ALL_REDUCE, CollectiveKind.REDUCE_SCATTER)
+_NUM_TERMS: Final = 3
+"""Different terms of a sum: in bf16, whole numbers are exact up to 256, and 64 ranks sum up to 127."""
 _WARMUP_CALLS: Final = 5
 _GROUP_SEC: Final = 0.005  # far above the cost of a barrier and of reading the clock
 _LEAST_SEC: Final = 1.0  # twice what a busy machine shows in, see runs/passes.py
@@ -90,11 +93,13 @@ def check_result(collective: Collective, *, device: torch.device) -> None:
     """
     rank = dist.get_rank()
     num_ranks = dist.get_world_size()
-    message_N = torch.full((collective.num_items,), float(rank + 1), dtype=_DTYPES[collective.dtype], device=device)
+    by_rank = torch.arange(1, num_ranks + 1, dtype=_DTYPES[collective.dtype], device=device)
+    if collective.kind in _SUMS:
+        by_rank = (by_rank - 1) % _NUM_TERMS + 1
+    message_N = by_rank[rank].repeat(collective.num_items)
     out = _call_of(collective, message_N=message_N)()
-    by_rank = torch.arange(1, num_ranks + 1, dtype=message_N.dtype, device=device)
     match collective.kind:
-        case CollectiveKind.ALL_REDUCE | CollectiveKind.REDUCE_SCATTER:
+        case kind if kind in _SUMS:
             expected = by_rank.sum().expand_as(out)
         case CollectiveKind.ALL_GATHER | CollectiveKind.ALL_TO_ALL:
             expected = by_rank.repeat_interleave(out.numel() // num_ranks)

@@ -52,7 +52,7 @@ def render_markdown(results: SessionResults) -> str:
     lines += rl_sections(rl, system_title=results.system_title, mark=mark)
     if others:
         others.sort(key=lambda row: row.case)
-        lines += ["## Calls and Loops Timed in the Test Process", ""]
+        lines += ["## Calls and Loops Timed by Tests", ""]
         lines += _section(f"System: {results.system_title}", table=others, mark=mark)
     lines += framework_sections(results)
     return "\n".join([*lines, *_notes(results), *_origin(results)]) + "\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.layouts.layout import TRAINING_KEYS
@@ -82,10 +82,8 @@ def render_dry_run(dry_run: DryRun, *, written: Sequence[str], width: int = _WID
     lines += _estimate_lines(dry_run.cases)
     lines += _unsupported_lines(dry_run.cases, names=names, width=width)
     lines += _note_lines(dry_run.cases, names=names)
-    if dry_run.not_priced:
-        lines += ["", "not priced:"]
-    for test in dry_run.not_priced:
-        lines.append(f"  {test.nodeid}: {test.reason}")
+    reasons = [(test.reason, test.nodeid) for test in dry_run.not_priced]
+    lines += _by_reason_lines("not priced", reasons, width=width)
     if dry_run.cost is not None:
         lines += ["", *_cost_lines(dry_run.cost, cases=dry_run.cases)]
     if has_ids and names:
@@ -128,13 +126,21 @@ def _range_lines(cases: Sequence[PricedCase]) -> Iterator[str]:
 
 def _unsupported_lines(cases: Sequence[PricedCase], *, names: Mapping[str, str], width: int) -> Iterator[str]:
     """Yield each reason that cases can't run here, above the cases; nothing if all can."""
-    by_reason: dict[str, list[str]] = {}
+    reasons = []
     for case in cases:
         if case.price.unsupported:
-            by_reason.setdefault(case.price.unsupported, []).append(names[case.price.plan.case])
+            reasons.append((case.price.unsupported, names[case.price.plan.case]))
+    yield from _by_reason_lines("priced, but not runnable here", reasons, width=width)
+
+
+def _by_reason_lines(heading: str, reasons: Iterable[tuple[str, str]], *, width: int) -> Iterator[str]:
+    """Yield a heading and each reason once, above the names that it holds for; nothing without any."""
+    by_reason: dict[str, list[str]] = {}
+    for reason, name in reasons:
+        by_reason.setdefault(reason, []).append(name)
     if by_reason:
         yield ""
-        yield "priced, but not runnable here:"
+        yield f"{heading}:"
     for reason, own in by_reason.items():
         yield f"  {reason}"
         for line in name_lines(own, width=width - _NAME_INDENT):
