@@ -21,7 +21,7 @@ from pytest_nemoperf.models.weights import model_weights
 from pytest_nemoperf.native.model.transformer import Decoder
 from pytest_nemoperf.native.parallel import initialize, refit
 from pytest_nemoperf.native.parallel.mesh import RankMesh, build_mesh
-from pytest_nemoperf.native.parallel.parallelize import compute_dtype, parallelize
+from pytest_nemoperf.native.parallel.parallelize import generation_dtype, parallelize
 from pytest_nemoperf.native.parallel.refit import Refit
 from pytest_nemoperf.native.parallel.sharding import AxisShard
 from pytest_nemoperf.native.seeds import seeded_generator
@@ -129,7 +129,7 @@ class Probe:
         }
         place = rank if generation.is_colocated else rank - layout.gpus
         self.expected = _expected(plan, generation=generation, place=place) if place >= 0 else {}
-        dtype = compute_dtype(plan.precision)
+        dtype = generation_dtype(plan)
         self.targets = {name: torch.full_like(part, torch.nan, dtype=dtype) for name, part in self.expected.items()}
         self._factor = 1.0
 

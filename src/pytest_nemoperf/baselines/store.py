@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,6 +64,10 @@ class BaselineStore:
     is_local_used_if_missing: bool = True
     is_local_used_if_other: bool = True
     _read: dict[Path, Baseline | None] = field(default_factory=dict, repr=False, compare=False)
+
+    def unread(self) -> BaselineStore:
+        """Return this store with no file read yet, for a look that does not settle what the session judges by."""
+        return replace(self, _read={})
 
     def find(
         self, case: str, *, workload: Mapping[str, Any], machine: Mapping[str, str | int] | None = None

@@ -12,7 +12,7 @@ from pathlib import PurePath
 from pytest_nemoperf.errors import NoLayoutError, PlanError
 from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
 from pytest_nemoperf.recipes.recipe import PLACE_OPTIONS, Precision, Recipe, Recompute
-from pytest_nemoperf.recipes.rl import RL
+from pytest_nemoperf.recipes.rl import RL, usual_generation_precision
 from pytest_nemoperf.recipes.systems import System
 
 _MAX_CASE_ID_LENGTH = 200
@@ -174,7 +174,7 @@ def _rollout_parts(rl: RL, *, training: Precision) -> Iterator[str]:
     elif rl.generator != "native":
         yield f"gen_{rl.generator}"
     precision = rl.precision_of_generation(training)
-    if precision != replace(rl, generation_precision=None).precision_of_generation(training):
+    if precision != usual_generation_precision(training):
         yield f"gen{precision}"
 
 

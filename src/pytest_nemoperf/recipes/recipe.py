@@ -26,7 +26,7 @@ from pytest_nemoperf.recipes.recipe_fields import (
     layouts_of,
     texts_of,
 )
-from pytest_nemoperf.recipes.rl import RL
+from pytest_nemoperf.recipes.rl import RL, usual_generation_precision
 from pytest_nemoperf.recipes.systems import find_system
 from pytest_nemoperf.records.metrics import CHECKPOINT_METRICS, JUDGED
 
@@ -442,8 +442,10 @@ class Plan:
 
     @property
     def generation_precision(self) -> str:
-        """Number format of generation; empty for a workload without it."""
-        return "" if self.rl is None else self.rl.precision_of_generation(self.precision)
+        """Number format of generation, if the plan has it."""
+        if self.rl is None:
+            return usual_generation_precision(self.precision)
+        return self.rl.precision_of_generation(self.precision)
 
     @property
     def has_checkpoint(self) -> bool:

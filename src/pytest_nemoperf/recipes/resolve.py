@@ -11,6 +11,7 @@ from pytest_nemoperf.flops.conventions import find_convention
 from pytest_nemoperf.flops.count import num_flops, num_flops_per_token
 from pytest_nemoperf.recipes.case_id import case_id, count_nodes, find_layout
 from pytest_nemoperf.recipes.recipe import Plan, Recipe
+from pytest_nemoperf.recipes.rl import usual_generation_precision
 from pytest_nemoperf.recipes.rl_rules import rl_problems
 from pytest_nemoperf.recipes.rules import layout_problems
 from pytest_nemoperf.recipes.systems import System
@@ -50,7 +51,7 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
         flops_per_token = num_flops_per_token(model, seq_len=recipe.seq_len, convention=convention, tp=layout.tp)
     else:
         rl = replace(rl, algorithm=rl.algorithm_config)
-        if rl.generation_precision == replace(rl, generation_precision=None).precision_of_generation(recipe.precision):
+        if rl.generation_precision == usual_generation_precision(recipe.precision):
             rl = replace(rl, generation_precision=None)  # one workload, said in either way
         # Multi-token prediction speeds up pre-training; reinforcement learning trains the next token alone.
         model = replace(model, mtp_num_layers=0)

@@ -125,9 +125,7 @@ class RL:
 
     def precision_of_generation(self, training: str) -> GenerationPrecision:
         """Return the number format of generation beside training in that precision."""
-        if self.generation_precision is not None:
-            return self.generation_precision
-        return "fp32" if training == "fp32" else "bf16"
+        return self.generation_precision or usual_generation_precision(training)
 
     @property
     def num_samples(self) -> int:
@@ -190,3 +188,8 @@ class RL:
     def _check_sampling(self) -> None:
         if self.top_p > 1:
             raise RecipeError(f"top_p={self.top_p!r} must be above 0 and at most 1")
+
+
+def usual_generation_precision(training: str) -> GenerationPrecision:
+    """Return the number format of generation where a recipe has none: ``bf16`` beside training in 8 bits, too."""
+    return "fp32" if training == "fp32" else "bf16"

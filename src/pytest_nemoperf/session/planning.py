@@ -316,7 +316,7 @@ class Planner:
     def _with_stored_limit(self, plan: Plan) -> Plan:
         """Return the plan with a time limit by its stored runs on this machine, if there are any."""
         with suppress(BaselineError):  # told when the case is judged
-            found = self._baselines.store.find(plan.case, workload=workload_of(plan))
+            found = self._baselines.store.unread().find(plan.case, workload=workload_of(plan))
             if found.baseline is not None and found.is_comparable:
                 step_time_sec = figure_over_runs(found.baseline.runs, metric=STEP_TIME_SEC.name)
                 if step_time_sec is not None:

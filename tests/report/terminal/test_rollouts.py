@@ -29,6 +29,7 @@ def test_a_price_says_what_a_step_generates_and_who_does_it() -> None:
 
     values = facts(text)
     assert values["generation"] == "native, the same ranks, 2 replicas of tp=1, pp=1"
+    assert values["its precision"] == "fp32"
     assert values["samples per step"] == "8 (4 prompts x 2 responses)"
     assert values["lengths"] == "prompts 16, responses 24"
     assert values["updates per step"] == "2"

@@ -42,8 +42,8 @@ def rollout_facts(plan: Plan, *, rl: RL) -> Iterator[tuple[str, str]]:
     if generation is not None:
         replicas = count_text(generation.dp, "replica")
         ranks = "the same ranks" if generation.is_colocated else f"{count_text(generation.gpus, 'rank')} of its own"
-        degrees = f"{replicas} of tp={generation.tp}, pp={generation.pp}"
-        yield "generation", f"{rl.generator} in {plan.generation_precision}, {ranks}, {degrees}"
+        yield "generation", f"{rl.generator}, {ranks}, {replicas} of tp={generation.tp}, pp={generation.pp}"
+        yield "its precision", plan.generation_precision
     prompts = count_text(rl.num_prompts_per_step, "prompt")
     responses = count_text(rl.num_generations_per_prompt, "response")
     yield "samples per step", f"{rl.num_samples} ({prompts} x {responses})"
