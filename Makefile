@@ -94,7 +94,7 @@ bench: $(VENV)/.bench  ## what the plugin itself costs: recording, launching, co
 suite-table: $(VENV)/.dev  ## write the table of the GPU suite into docs/plans.md, from dry runs
 	$(BIN)/python benchmarks/suite_table.py docs/plans.md
 
-gpu-check: $(if $(GPU_PYTHON),,$(VENV)/.bench)  ## check a GPU machine in 8 minutes, and go on where that ended; GPU_PYTHON=python3, GPU_CHECK="--list"
+gpu-check: $(if $(GPU_PYTHON),,$(VENV)/.bench)  ## check a GPU machine for 8 minutes, or go on where the last start ended; GPU_PYTHON=python3, GPU_CHECK="--list"
 	PYTHONPATH=$(if $(GPU_PYTHON),src:)$$PYTHONPATH $(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu_check $(GPU_CHECK)
 
 bench-verdicts: $(VENV)/.bench  ## how often verdicts are wrong, ours and others'; writes benchmarks/verdicts/results.*

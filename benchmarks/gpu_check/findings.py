@@ -44,11 +44,14 @@ class Findings:
         tables: Figures.
         remarks: Sentences that are no problem.
         problems: Sentences on what is not as it should be; any of them fails the stage.
+        unjudged: Sentences on what ran and could not be judged, as on a busy machine; without problems the stage is
+            then neither passed nor failed.
     """
 
     tables: list[Table] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    unjudged: list[str] = field(default_factory=list)
 
     def table(self, title: str, columns: Sequence[str]) -> Table:
         """Begin a table."""

@@ -14,6 +14,7 @@ from pathlib import Path
 # A pytest session reports what it measured and ends its ranks; the longest step of the suite is 4 s.
 INTERRUPT_GRACE_SEC = 15.0
 _TERM_GRACE_SEC = 5.0
+ENDING_SEC = INTERRUPT_GRACE_SEC + _TERM_GRACE_SEC
 _POLL_SEC = 0.1
 
 
@@ -35,7 +36,7 @@ def run_limited(
         log: File that its output is appended to.
         cwd: Its working directory.
         env: Its environment.
-        limit_sec: Wall-clock limit; ending it takes up to 20 s more.
+        limit_sec: Wall-clock limit; ending it takes up to ``ENDING_SEC`` more.
         on_poll: Called ten times a second with the seconds since the start.
     """
     start = time.monotonic()

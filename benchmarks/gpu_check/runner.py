@@ -12,7 +12,7 @@ from typing import Final
 
 from gpu_check.archive import write_archive
 from gpu_check.findings import FINDINGS_FILE, read_findings
-from gpu_check.process import program_command, run_limited, stage_environment
+from gpu_check.process import ENDING_SEC, program_command, run_limited, stage_environment
 from gpu_check.programs.program import Exit
 from gpu_check.progress import Progress
 from gpu_check.stages import SelectionError, Stage
@@ -20,14 +20,13 @@ from gpu_check.state import Outcome, StageState, State
 from gpu_check.summary import write_summary
 
 LOG_FILE = "log.txt"
-# A stage that gets less finds nothing: importing torch and starting CUDA take this long.
-_LEAST_SEC = 10.0
-# Ending a stage and writing the archive.
-_RESERVE_SEC = 10.0
+_RESERVE_SEC: Final = ENDING_SEC + 5.0
+"""Time to end a stage at its limit, and to write the archive."""
 _OUTCOMES: Final[Mapping[int, Outcome]] = {
     Exit.PASSED: Outcome.PASSED,
     Exit.FAILED: Outcome.FAILED,
     Exit.NOT_HERE: Outcome.NOT_HERE,
+    Exit.NOT_JUDGED: Outcome.NOT_JUDGED,
 }
 
 
@@ -41,9 +40,10 @@ class Check:
         archive: Archive of it.
         system: Name of the system that was found.
         is_cpu: Stages take their stand-ins for a machine without GPUs.
-        total_sec: Time for all stages of this start.
+        deadline: End of this start by the monotonic clock: stages are cut so that all is written before it.
         nodeids: Perf tests that are there; None if no stage needs one.
         num_gpus: GPUs that can be seen.
+        stretch: Factor of the limits of single stages, for a slow or busy machine.
     """
 
     root: Path
@@ -51,9 +51,10 @@ class Check:
     archive: Path
     system: str
     is_cpu: bool
-    total_sec: float
+    deadline: float
     nodeids: Sequence[str] | None
     num_gpus: int = 0
+    stretch: float = 1.0
 
 
 def run_stages(check: Check, stages: Sequence[Stage], *, state: State, progress: Progress) -> None:
@@ -62,15 +63,18 @@ def run_stages(check: Check, stages: Sequence[Stage], *, state: State, progress:
     Raises:
         KeyboardInterrupt: If it was interrupted; the stage that ran is interrupted, and all is kept.
     """
-    deadline = time.monotonic() + check.total_sec
     for number, stage in enumerate(stages, start=1):
-        limit_sec = min(stage.limit_sec, deadline - time.monotonic() - _RESERVE_SEC)
         before = state.stages.get(stage.name)
         if before is not None and before.outcome.is_final:
             progress.say(f"{stage.name}: {before.outcome} on {before.date}, not run again (--again)")
             continue
-        if limit_sec < min(_LEAST_SEC, stage.limit_sec):
-            progress.say(f"{stage.name}: not reached in {check.total_sec:.0f} s; start the check again to go on")
+        limit_sec = min(stage.limit_sec * check.stretch, check.deadline - time.monotonic() - _RESERVE_SEC)
+        least_sec = stage.least_sec(is_cpu=check.is_cpu)
+        if limit_sec < least_sec:
+            progress.say(
+                f"{stage.name}: left for the next start; it needs {least_sec:.0f} s, and this one has "
+                f"{max(0.0, limit_sec):.0f} s left"
+            )
             continue
         progress.begin(f"[{number}/{len(stages)}] {stage.name}", limit_sec=limit_sec)
         start = time.monotonic()
@@ -126,8 +130,9 @@ def _run_stage(check: Check, stage: Stage, *, limit_sec: float, progress: Progre
     outcome = _OUTCOMES.get(status, Outcome.BROKEN)
     if outcome is Outcome.BROKEN:
         return outcome, f"its program ended with status {status}; see {log}"
-    problems = read_findings(folder).problems
-    return outcome, problems[0].splitlines()[0] if problems else ""
+    findings = read_findings(folder)
+    sentences = [*findings.problems, *findings.unjudged]
+    return outcome, sentences[0].splitlines()[0] if sentences else ""
 
 
 def missing_distributions(names: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.json_codec import read_data, to_json
 
 STATE_FILE = "state.json"
@@ -18,6 +19,8 @@ class Outcome(StrEnum):
     FAILED = "FAILED"
     NOT_HERE = "not here"
     """It needs what this machine does not have."""
+    NOT_JUDGED = "not judged"
+    """It ran to its end, on a machine too busy to judge by."""
     TIMED_OUT = "timed out"
     INTERRUPTED = "interrupted"
     BROKEN = "BROKEN"
@@ -73,10 +76,18 @@ class State:
 
 
 def read_state(folder: Path, *, system: str) -> State:
-    """Return the state in a folder; a new one if there is none, or if it is another system's."""
+    """Return the state in a folder; a new one if there is none.
+
+    Raises:
+        RecordError: If it can't be read, or is another system's.
+    """
     path = folder / STATE_FILE
     if path.exists():
         state = read_data(State, path)
-        if state.system == system:
-            return state
+        if state.system != system:
+            raise RecordError(
+                f"{path} is of system {state.system}, and this machine is {system}: figures of two systems would be "
+                "mixed; give another --folder"
+            )
+        return state
     return State(system=system)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from gpu_check.findings import Table, read_findings
 from gpu_check.stages import STAGES
-from gpu_check.state import State
-from pytest_nemoperf.errors import shorten
+from gpu_check.state import Outcome, State
 from pytest_nemoperf.json_codec import to_data, to_printed_json
 
 SUMMARY_JSON = "summary.json"
@@ -30,7 +30,8 @@ def stage_table(state: State) -> Table:
 
 def write_summary(folder: Path, *, state: State) -> None:
     """Write both summaries of a check into its folder."""
-    text = [f"# GPU check of {state.system}", stage_table(state).markdown()]
+    left = left_text(state)
+    text = [f"# GPU check of {state.system}", stage_table(state).markdown(), *([left] if left else [])]
     stages: dict[str, Any] = {}
     for stage in STAGES:
         kept = state.stages.get(stage.name)
@@ -41,20 +42,40 @@ def write_summary(folder: Path, *, state: State) -> None:
         text.append(f"## {stage.name}: {kept.outcome}")
         text.append(kept.detail or f"Shown: {stage.shows}.")
         text.extend(f"- problem: {problem}" for problem in findings.problems)
+        text.extend(f"- not judged: {sentence}" for sentence in findings.unjudged)
         text.extend(f"- {remark}" for remark in findings.remarks)
         text.extend(table.markdown() for table in findings.tables)
     (folder / SUMMARY_MARKDOWN).write_text("\n\n".join(text) + "\n", encoding="utf-8")
-    (folder / SUMMARY_JSON).write_text(to_printed_json({"system": state.system, "stages": stages}), encoding="utf-8")
+    summary = {"system": state.system, "left": left, "stages": stages}
+    (folder / SUMMARY_JSON).write_text(to_printed_json(summary), encoding="utf-8")
 
 
-def terminal_table(state: State) -> str:
-    """Return the table of the stages in aligned columns, with remarks on those that did not pass."""
-    rows = [["stage", "result", "time s", "limit s", ""]]
-    for name, result, seconds, limit_sec, _remark in stage_table(state).rows:
-        kept = state.stages.get(name)
-        rows.append([name, result, seconds, limit_sec, shorten(kept.detail) if kept else ""])
+def left_text(state: State) -> str:
+    """Return a sentence on the stages that another start takes up; empty if none is left."""
+    left = []
+    for stage in STAGES:
+        kept = state.stages.get(stage.name)
+        if kept is None:
+            left.append(stage.name)
+        elif not kept.outcome.is_final and kept.outcome is not Outcome.NOT_HERE:
+            left.append(f"{stage.name} ({kept.outcome})")
+    if not left:
+        return ""
+    return f"Left for the next start: {', '.join(left)}. Start the check again to go on."
+
+
+def terminal_text(state: State, *, columns: int) -> str:
+    """Return the table of the stages, then the reasons of those that did not pass, and what is left."""
+    rows = [["stage", "result", "time s", "limit s"], *(row[:4] for row in stage_table(state).rows)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
-    for row in rows:
-        lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for name, result, seconds, limit_sec in rows:
+        cells = [name.ljust(widths[0]), result.ljust(widths[1]), seconds.rjust(widths[2]), limit_sec.rjust(widths[3])]
+        lines.append("  ".join(cells).rstrip())
+    for name, kept in state.stages.items():
+        if kept.detail:
+            lines.append(textwrap.fill(f"{name}: {kept.detail}", columns, subsequent_indent="  "))
+    left = left_text(state)
+    if left:
+        lines.append(textwrap.fill(left, columns))
     return "\n".join(lines)

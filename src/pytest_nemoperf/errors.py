@@ -69,6 +69,10 @@ class LaunchError(NemoPerfError, RuntimeError):
     """Ranks that didn't start, failed, hung or were killed, with the first failing rank's own error."""
 
 
+class LostRankError(LaunchError):
+    """A rank's error that only follows from the end of another rank, which is the cause; it has no error file."""
+
+
 class TurnError(LaunchError):
     """The run of the other side of an A/B comparison has ended; the error of that run is the cause."""
 
@@ -78,7 +82,7 @@ class GenerationError(NemoPerfError, RuntimeError):
 
 
 class CheckpointError(NemoPerfError, RuntimeError):
-    """Loaded weights or optimizer states that differ from the saved ones."""
+    """Weights and optimizer states that could not be saved or loaded, or that differ from the saved ones."""
 
 
 class RevisionError(NemoPerfError, RuntimeError):

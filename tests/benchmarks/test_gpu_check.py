@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,13 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from gpu_check.archive import MAX_FILE_BYTES, write_archive
-from gpu_check.cli import chosen_stages, collected_tests, forget, listing, store_baselines
+from gpu_check.cli import chosen_stages, collected_tests, forget, listing, main, store_baselines
+from gpu_check.process import ENDING_SEC
 from gpu_check.progress import Progress, last_line
 from gpu_check.runner import Check, run_stages
 from gpu_check.stages import STAGES, Selection, SelectionError, Stage
-from gpu_check.state import Outcome, State, read_state
+from gpu_check.state import STATE_FILE, Outcome, StageState, State, read_state
+from gpu_check.summary import terminal_text, write_summary
 
+from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.native.fast_paths import FAST_PATHS
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +50,8 @@ BODIES = {
     "lacks": "raise NotHereError('no such GPU')",
     "breaks": "import os; os._exit(3)",
     "hangs": "time.sleep(600)",
+    "raises": "raise ValueError('no such file')",
+    "waits": "findings.unjudged.append('machine busy')",
 }
 
 
@@ -61,10 +68,11 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def stage(name: str, *, limit_sec: float = 60.0, **values: Any) -> Stage:
     """Return a stage of one of the programs, which its name begins with."""
     program = f"stage_{name.partition('-')[0]}"
+    values = {"expected_sec": limit_sec, **values}
     return Stage(name=name, shows=f"it {name}", program=program, limit_sec=limit_sec, **values)
 
 
-def make_check(tmp_path: Path, **changes: Any) -> Check:
+def make_check(tmp_path: Path, *, total_sec: float = 600.0, **changes: Any) -> Check:
     folder = tmp_path / "check"
     folder.mkdir(exist_ok=True)
     values: dict[str, Any] = {
@@ -73,7 +81,7 @@ def make_check(tmp_path: Path, **changes: Any) -> Check:
         "archive": tmp_path / "check.tar.gz",
         "system": "cpu",
         "is_cpu": True,
-        "total_sec": 600.0,
+        "deadline": time.monotonic() + total_sec,
         "nodeids": None,
     }
     return Check(**{**values, **changes})
@@ -107,10 +115,21 @@ def test_every_stage_is_named_once_and_its_program_is_there() -> None:
 def test_the_list_says_what_each_stage_and_each_fast_path_is_for() -> None:
     text = listing()
 
+    words = " ".join(text.split())
     for each in STAGES:
-        assert each.shows in text
+        assert each.shows in words
     for path in FAST_PATHS:
-        assert path.name in text
+        assert path.name in words
+    assert max(map(len, text.splitlines())) < 80
+
+
+def test_the_page_names_every_stage_and_every_fast_path() -> None:
+    page = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    stages = re.findall(r"^\| `([^`]+)` \|", page.partition("## Stages")[2].partition("## Results")[0], re.MULTILINE)
+    paths = re.findall(r"^\| `([^`]+)` \|", page.partition("## Fast paths")[2], re.MULTILINE)
+
+    assert stages == [each.name for each in STAGES]
+    assert paths == [path.name for path in FAST_PATHS]
 
 
 @pytest.mark.parametrize("is_cpu", [False, True], ids=["gpu", "dry run"])
@@ -147,7 +166,7 @@ def test_stages_keep_their_order_and_may_be_left_out() -> None:
 def test_each_way_to_end_is_told_apart(programs: None, tmp_path: Path) -> None:
     check = make_check(tmp_path)
 
-    state = run(check, stage("passes"), stage("fails"), stage("lacks"), stage("breaks"))
+    state = run(check, *map(stage, ("passes", "fails", "lacks", "breaks", "raises", "waits")))
 
     outcomes = {name: kept.outcome for name, kept in state.stages.items()}
     assert outcomes == {
@@ -155,7 +174,11 @@ def test_each_way_to_end_is_told_apart(programs: None, tmp_path: Path) -> None:
         "fails": Outcome.FAILED,
         "lacks": Outcome.NOT_HERE,
         "breaks": Outcome.BROKEN,
+        "raises": Outcome.FAILED,
+        "waits": Outcome.NOT_JUDGED,
     }
+    assert state.stages["raises"].detail == "the program of the stage failed, see log.txt: ValueError: no such file"
+    assert state.stages["waits"].detail == "machine busy"
     assert state.stages["fails"].detail == "too slow"
     assert state.stages["lacks"].detail == "no such GPU"
     assert "ended with status 3" in state.stages["breaks"].detail
@@ -183,8 +206,9 @@ def test_a_stage_that_needs_more_gpus_is_not_started(programs: None, tmp_path: P
 def test_a_stage_at_its_limit_keeps_what_it_found_and_the_next_one_runs(programs: None, tmp_path: Path) -> None:
     check = make_check(tmp_path)
 
-    state = run(check, stage("hangs", limit_sec=8.0), stage("passes"))
+    state = run(replace(check, stretch=2.0), stage("hangs", limit_sec=4.0), stage("passes"))
 
+    assert state.stages["hangs"].limit_sec == 8.0
     assert state.stages["hangs"].outcome is Outcome.TIMED_OUT
     assert state.stages["passes"].outcome is Outcome.PASSED
     findings = json.loads((check.folder / "hangs" / "findings.json").read_text(encoding="utf-8"))
@@ -217,29 +241,61 @@ def test_stages_run_once_more_when_asked(
     stages = (stage("passes"), stage("fails"))
     state = run(check, *stages)
 
-    forget(state, stages, **options)
+    forget(state, stages, folder=check.folder, **options)
     state.write(check.folder)
     run(check, *stages)
 
     assert set(ran(check)[2:]) == again
 
 
-def test_the_state_of_another_system_does_not_count(programs: None, tmp_path: Path) -> None:
-    run(make_check(tmp_path, system="h100"), stage("passes"))
-    check = make_check(tmp_path, system="h200")
-
+def test_the_folder_of_another_system_is_refused(programs: None, tmp_path: Path) -> None:
+    check = make_check(tmp_path, system="h100")
     run(check, stage("passes"))
 
-    assert ran(check) == ["passes", "passes"]
+    with pytest.raises(RecordError, match=r"is of system h100, and this machine is h200.*give another --folder"):
+        read_state(check.folder, system="h200")
 
 
-def test_stages_beyond_the_whole_time_are_not_reached(programs: None, tmp_path: Path) -> None:
-    check = make_check(tmp_path, total_sec=5.0)
-
+def test_stages_run_anew_forget_what_they_found(programs: None, tmp_path: Path) -> None:
+    check = make_check(tmp_path)
     state = run(check, stage("passes"))
 
+    forget(state, (stage("passes"),), folder=check.folder, again=True, again_failed=False)
+
     assert state.stages == {}
-    assert ran(check) == []
+    assert not (check.folder / "passes").exists()
+
+
+def test_stages_that_the_time_has_no_room_for_are_left_for_the_next_start(programs: None, tmp_path: Path) -> None:
+    check = make_check(tmp_path, total_sec=120.0, is_cpu=False, num_gpus=1)
+
+    state = run(check, stage("passes-whole", limit_sec=200.0), stage("passes-on", limit_sec=200.0, goes_on=True))
+
+    assert ran(check) == ["passes-on"]
+    assert state.stages["passes-on"].limit_sec < 100.0
+
+
+def test_the_summary_says_what_is_left_for_the_next_start(programs: None, tmp_path: Path) -> None:
+    state = State(system="cpu")
+    values: dict[str, Any] = {"seconds": 1.0, "limit_sec": 2.0, "date": ""}
+    for each, outcome in zip(STAGES[:4], (Outcome.PASSED, Outcome.TIMED_OUT, Outcome.NOT_HERE), strict=False):
+        state.stages[each.name] = StageState(outcome=outcome, detail="too " + "slow " * 30, **values)
+    write_summary(tmp_path, state=state)
+
+    left = f"Left for the next start: {STAGES[1].name} (timed out), {STAGES[3].name}, {STAGES[4].name}, "
+    assert left in (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["left"].startswith(left)
+    shown = terminal_text(state, columns=80)
+    assert "Left for the next start:" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_the_first_start_has_room_for_what_matters_most() -> None:
+    most = sum(each.expected_sec for each in STAGES[:3])
+
+    assert [each.name for each in STAGES[:3]] == ["machine", "ranks", "suite"]
+    assert most + ENDING_SEC <= 8 * 60
+    assert all(each.expected_sec <= each.limit_sec for each in STAGES)
 
 
 def test_the_archive_has_summaries_logs_and_findings(programs: None, tmp_path: Path) -> None:
@@ -328,6 +384,36 @@ def test_a_killed_check_leaves_the_archive_of_the_stages_before_and_no_process(p
     assert "gpu-check/passes/findings.json" in archived(check)
     assert list(read_state(check.folder, system="cpu").stages) == ["passes"]
     wait_until(lambda: programs_running(tmp_path) == [])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("{", "state.json"), ('{"system": "h100", "stages": {}}', "of system h100, and this machine is cpu")],
+    ids=["broken", "of another system"],
+)
+def test_a_state_that_does_not_fit_is_an_error_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, says: str
+) -> None:
+    (tmp_path / STATE_FILE).write_text(text, encoding="utf-8")
+
+    assert main(["--dry-run", "--only=machine", f"--folder={tmp_path}"]) == 2
+
+    assert says in capsys.readouterr().err
+
+
+def test_two_checks_do_not_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with FileLock(tmp_path / ".lock"):
+        assert main(["--dry-run", "--only=machine", f"--folder={tmp_path}"]) == 2
+
+    assert f"another check runs in {tmp_path}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "nan"])
+def test_a_time_that_is_none_is_refused(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    with pytest.raises(SystemExit):
+        main([f"--minutes={text}"])
+
+    assert f"'{text}' minutes; give a number above 0" in capsys.readouterr().err
 
 
 def test_new_baselines_are_copied_and_equal_ones_are_not(tmp_path: Path) -> None:

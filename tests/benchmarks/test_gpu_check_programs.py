@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gpu_check.findings import Findings, Table, read_findings
-from gpu_check.programs import fast_paths, memory, ranks, verdicts
-from gpu_check.programs.forked import run_forked, tail
-from gpu_check.programs.program import Context
+from gpu_check.process import stage_environment
+from gpu_check.programs import fast_paths, memory, profile, ranks, suite, verdicts
+from gpu_check.programs.forked import Ended, run_forked, tail
+from gpu_check.programs.parts import keep_row, kept_row
+from gpu_check.programs.program import Context, Exit
 from gpu_check.programs.sessions import Session, figure, metric
 from gpu_check.programs.suite import measured_cases
 
 from pytest_nemoperf.models.catalog import find_model
 from pytest_nemoperf.native.fast_paths import FAST_PATHS
+from pytest_nemoperf.records.profile import Operator, Profile
 
+ROOT = Path(__file__).parents[2]
 NODEID = "perf_tests/test_pretrain.py::test_llama3_2_1b_on_one_gpu"
 
 
@@ -155,13 +162,89 @@ def test_a_peak_off_its_estimate_is_a_problem(
     ("kind", "exit_status", "num_problems"),
     [("REGRESSED", 1, 0), ("REGRESSED", 0, 1), ("PASSED", 0, 1), ("INCONCLUSIVE", 0, 1)],
 )
-def test_a_slowed_case_must_be_regressed_and_fail_its_session(kind: str, exit_status: int, num_problems: int) -> None:
-    findings = Findings()
-    session = Session(exit_status=exit_status, cases=(case_of(kind=kind),), not_run=())
-
-    verdicts._expect(session, kind="REGRESSED", exit_status=1, findings=findings, name="slowed by 6%")
+def test_a_slowed_case_must_be_regressed_and_fail_its_session(
+    tmp_path: Path, kind: str, exit_status: int, num_problems: int
+) -> None:
+    findings = expect_regressed(context_of(tmp_path), kind=kind, exit_status=exit_status)
 
     assert len(findings.problems) == num_problems
+
+
+def expect_regressed(context: Context, *, kind: str, exit_status: int) -> Findings:
+    findings = Findings()
+    session = Session(exit_status=exit_status, cases=(case_of(kind=kind),), not_run=())
+    verdicts._expect(session, context, kind="REGRESSED", exit_status=1, findings=findings, name="slowed by 6%")
+    return findings
+
+
+@pytest.mark.parametrize(("kind", "is_judged"), [("INVALID", False), ("NO BASELINE", False), ("PASSED", True)])
+def test_a_dry_run_on_a_busy_machine_is_not_judged_and_never_passed(
+    tmp_path: Path,
+    kind: str,
+    is_judged: bool,  # noqa: FBT001 (parametrized)
+) -> None:
+    findings = expect_regressed(context_of(tmp_path, system="cpu"), kind=kind, exit_status=1)
+
+    assert bool(findings.problems) is is_judged
+    assert bool(findings.unjudged) is not is_judged
+
+
+def test_tests_are_left_until_each_of_their_cases_has_a_sound_verdict(tmp_path: Path) -> None:
+    context = replace(context_of(tmp_path), tests=("a", "b", "c"), options=("--perf-framework=torch,megatron",))
+    whole = [case_of(nodeid="a", case=case) for case in ("torch", "megatron")]
+    write_session(
+        context, *whole, case_of(nodeid="b", case="torch"), case_of(nodeid="b", case="megatron", kind="INVALID")
+    )
+
+    assert suite.tests_left(context) == ["b", "c"]
+
+
+def test_a_bad_verdict_of_an_earlier_start_still_fails_the_stage(tmp_path: Path) -> None:
+    context = context_of(tmp_path)
+    write_session(context, case_of(kind="REGRESSED"))
+    write_session(context, case_of(nodeid="b", case="b"), number=2)
+    findings = Findings()
+
+    suite._add_bad(context, findings)
+
+    assert findings.problems == ["llama3_2_1b_on_one_gpu is REGRESSED: as said"]
+
+
+def test_the_last_of_several_verdicts_counts(tmp_path: Path) -> None:
+    context = context_of(tmp_path)
+    write_session(context, case_of(kind="REGRESSED"), number=2)
+    write_session(context, case_of(), number=10)
+
+    assert [case["verdict"]["kind"] for case in suite.judged_cases(context.folder)] == ["PASSED"]
+
+
+def test_a_finished_part_counts_for_the_same_work_only(tmp_path: Path) -> None:
+    keep_row(tmp_path, work="plan", row=["a", "1"])
+
+    assert kept_row(tmp_path, work="plan") == ["a", "1"]
+    assert kept_row(tmp_path, work="another plan") is None
+    assert kept_row(tmp_path / "none", work="plan") is None
+
+
+@pytest.mark.parametrize(
+    ("way", "failing", "waiting", "says"),
+    [
+        ("raises", (1, 5.0), (1, 6.0), ""),
+        ("is killed", (-9, 5.0), (1, 6.0), ""),
+        ("is killed", (1, 5.0), (1, 6.0), "should end with -9"),
+        ("raises", (1, 5.0), (None, 60.0), "rank 0 hung for 55 s"),
+        ("raises", (1, 5.0), (1, 30.0), "rank 0 hung for 25 s"),
+        ("raises", (1, 5.0), (0, 6.0), "rank 0 ended with 0"),
+    ],
+)
+def test_a_rank_must_end_soon_after_the_one_it_waits_for(
+    tmp_path: Path, way: str, failing: tuple[int, float], waiting: tuple[int | None, float], says: str
+) -> None:
+    ends = [Ended(status=status, seconds=seconds) for status, seconds in (waiting, failing)]
+
+    problems = ranks.failure_problems(ends[0], failing=ends[1], way=way, folder=tmp_path)
+
+    assert [says in problem for problem in problems] == ([True] if says else [])
 
 
 def test_figures_of_a_case_are_medians_or_not_there() -> None:
@@ -184,3 +267,43 @@ def test_a_table_in_markdown_keeps_bars_inside_its_cells() -> None:
     table = Table(title="Figures", columns=["name"], rows=[["a|b"]])
 
     assert table.markdown() == "Figures\n\n| name |\n| --- |\n| a\\|b |"
+
+
+def profile_with(**operators: float) -> Profile:
+    """Return a profile of a step of 1 s with the operators' seconds."""
+    return Profile(
+        case="a",
+        system="h200",
+        device="cuda",
+        num_steps=5,
+        num_ranks=1,
+        step_time_sec=1.0,
+        operators={name: Operator(calls_per_step=1, self_sec_per_step=sec) for name, sec in operators.items()},
+    )
+
+
+@pytest.mark.parametrize(
+    ("operators", "says"),
+    [
+        ({"mm": 0.6, "copy": 0.41}, []),
+        ({"mm": 0.6}, ["sum to 600.0 ms of a step of 1000.0 ms"]),
+        ({"mm": 0.99, "remark": 1.02}, ["remark takes 1020.0 ms", "sum to 2010.0 ms"]),
+    ],
+)
+def test_operators_that_do_not_make_the_step_are_a_problem(operators: dict[str, float], says: list[str]) -> None:
+    problems = profile.problems_of(profile_with(**operators))
+
+    assert len(problems) == len(says)
+    assert all(part in problem for part, problem in zip(says, problems, strict=True))
+
+
+def test_a_step_of_the_dry_run_has_a_profile(tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "gpu_check.programs.profile", f"--folder={tmp_path}", "--system=cpu"]
+    env = stage_environment(ROOT / "benchmarks")
+
+    run = subprocess.run(program, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert run.returncode in {Exit.PASSED, Exit.NOT_JUDGED}, run.stdout + run.stderr  # a busy machine is not judged
+    (table,) = read_findings(tmp_path).tables
+    assert table.title == "pretrain-llama-tiny-1n1g-torch-fp32-single-seq128-gbs4-mbs2, cpu"
+    assert table.rows[-1][0].startswith("sum of all")

@@ -66,6 +66,15 @@ def kill_rank_1() -> None:
     _reduce()
 
 
+def follow_from_a_killed_rank() -> None:
+    """Rank 1 is killed, and rank 0 has an error that follows from it."""
+    from pytest_nemoperf.errors import LostRankError
+
+    if rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise LostRankError("before this, rank 1 ended")
+
+
 def hang() -> None:
     note_pid(f"rank{rank()}", os.getpid())
     time.sleep(SLEEP_SEC)

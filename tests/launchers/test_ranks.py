@@ -107,6 +107,14 @@ def test_a_rank_that_is_killed_is_the_cause(launcher: LocalLauncher, tmp_path: P
     assert not any(pid_lives(pid) for pid in noted_pids(tmp_path))
 
 
+def test_an_error_that_follows_from_a_killed_rank_has_no_file(launcher: LocalLauncher, tmp_path: Path) -> None:
+    result = launch(launcher, "follow_from_a_killed_rank", tmp_path)
+
+    assert {(failure.rank, failure.exit_code) for failure in result.failures} == {(0, 1), (1, -9)}
+    assert not list(tmp_path.glob("error-rank*.json"))
+    assert "LostRankError: before this, rank 1 ended" in result.logs[0].read_text()
+
+
 def test_the_earlier_error_file_is_the_cause_even_if_its_rank_hangs_afterwards(
     launcher: LocalLauncher, tmp_path: Path
 ) -> None:

@@ -121,9 +121,30 @@ def test_more_steps_slower_steps_and_compilation_have_more_time() -> None:
     assert slowed.timeout_sec - 72 == pytest.approx(2 * (replace(slowed, inject_pct=0.0).total_steps * 10.1), rel=0.01)
 
 
-@pytest.mark.parametrize("framework", ["automodel", "torchtitan"])
-def test_a_framework_of_others_has_half_an_hour_to_start(framework: str) -> None:
-    assert plan_of(framework=framework).timeout_sec == pytest.approx(plan_of().timeout_sec - 72 + 1800, abs=1)
+@pytest.mark.parametrize(
+    "changes",
+    [{"framework": "automodel"}, {"framework": "torchtitan"}, {"framework": "command", "command": ("train",)}],
+    ids=["automodel", "torchtitan", "command"],
+)
+def test_a_framework_or_command_of_others_has_half_an_hour_to_start(changes: dict[str, object]) -> None:
+    assert plan_of(**changes).timeout_sec == pytest.approx(plan_of().timeout_sec - 72 + 1800, abs=1)
+
+
+def test_ranks_that_import_torch_themselves_have_time_for_it() -> None:
+    plan = plan_of(extra_metrics=("time_to_first_step_sec",))
+
+    assert plan.timeout_sec == plan_of().timeout_sec + 300
+
+
+def test_vllm_has_time_to_start() -> None:
+    def rl_plan(generator: str) -> Plan:
+        return plan_of(
+            rl=make_rl(num_prompts_per_step=8, num_generations_per_prompt=8, max_response_len=384, generator=generator),
+            seq_len=512,
+            global_batch_size=32,
+        )
+
+    assert rl_plan("vllm").timeout_sec == rl_plan("native").timeout_sec + 600
 
 
 def test_a_cpu_has_no_peak_and_a_rate_of_its_own() -> None:

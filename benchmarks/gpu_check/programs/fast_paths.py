@@ -11,14 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-import torch.distributed as dist
-
 from gpu_check.findings import Findings
 from gpu_check.programs.forked import free_port, run_forked, tail
+from gpu_check.programs.parts import keep_row, kept_row
 from gpu_check.programs.program import Context, run_program
 from gpu_check.programs.ranks import CPU_RANKS
 from pytest_nemoperf.errors import NemoPerfError
+from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.native.device import peak_memory_bytes, reset_peak_memory
 from pytest_nemoperf.native.fast_paths import (
@@ -63,7 +62,7 @@ class Beside:
 
 
 _LLAMA: Final = {"model": "llama3.2-1b", "num_layers": 4, "seq_len": 4096, "global_batch_size": 8, "precision": "bf16"}
-_TINY: Final = {"model": "llama-tiny", "seq_len": 64, "global_batch_size": 8, "micro_batch_size": 2}
+_TINY: Final = {"model": "llama-tiny", "seq_len": 64, "global_batch_size": 4, "micro_batch_size": 2}
 WORKLOADS: Final = {
     CAST_WEIGHTS_ONCE: Beside(
         on_gpu={**_LLAMA, "micro_batch_size": 1}, on_cpu={**_TINY, "precision": "bf16"}, allowed=0.0
@@ -96,9 +95,16 @@ def examine(context: Context, findings: Findings) -> None:
         except NemoPerfError as error:
             findings.problems.append(f"{path.name}: its workload can't be planned: {error}")
             continue
+        folder = context.folder / path.name
+        folder.mkdir(exist_ok=True)
+        row = kept_row(folder, work=to_json(plan))
+        if row is not None:
+            table.add(*row)
+            continue
         turns = []
         for number, is_on in enumerate(_TURNS):
-            log = context.folder / f"{path.name}-{number}.log"
+            log = folder / f"turn-{number}.log"
+            print(f"{path.name}, turn {number + 1} of {len(_TURNS)}", flush=True)
             turn = _run_turn(plan, path=path, is_on=is_on, log=log)
             if turn is None:
                 state = "on" if is_on else "off"
@@ -106,8 +112,13 @@ def examine(context: Context, findings: Findings) -> None:
                 break
             turns.append(turn)
         if len(turns) == len(_TURNS):
-            table.add(path.name, *_row(turns, path=path, findings=findings, is_cpu=context.is_cpu))
-            findings.write(context.folder)
+            row = [path.name, *_cells(turns, path=path, is_cpu=context.is_cpu)]
+            table.add(*row)
+            problems = _problems(turns, path=path, is_cpu=context.is_cpu)
+            findings.problems.extend(problems)
+            if not problems:
+                keep_row(folder, work=to_json(plan), row=row)
+        findings.write(context.folder)
 
 
 def _plan(context: Context, workload: Beside) -> Plan:
@@ -142,6 +153,8 @@ def _run_turn(plan: Plan, *, path: FastPath, is_on: bool, log: Path) -> dict[str
 
 def take_turn(plan: Plan, *, written: Path) -> None:
     """Run a plan's steps in this process, and write their times and losses, and the peak of memory."""
+    import torch  # not above: preload sees to it that no thread is started
+
     device = join_ranks(plan, env=read_environment())
     trainer = make_native_trainer(plan, rank=0, device=device)
     steps = []
@@ -162,23 +175,35 @@ def take_turn(plan: Plan, *, written: Path) -> None:
         "is_expandable": is_expandable,
     }
     written.write_text(json.dumps(result), encoding="utf-8")
-    dist.destroy_process_group()
+    torch.distributed.destroy_process_group()
 
 
-def _row(turns: Sequence[dict[str, Any]], *, path: FastPath, findings: Findings, is_cpu: bool) -> list[str]:
-    """Return the cells of a path's row, and add its problems."""
-    off, on = turns[0::2], turns[1::2]
-    difference = largest_difference([turn["losses"] for turn in off], [turn["losses"] for turn in on])
+def _problems(turns: Sequence[dict[str, Any]], *, path: FastPath, is_cpu: bool) -> list[str]:
+    problems = []
     allowed = WORKLOADS[path.name].allowed
+    difference = _difference(turns)
     if not difference <= allowed:
-        findings.problems.append(f"{path.name}: losses differ by {difference:.1e}, allowed {allowed:.0e}")
-    if path.name == EXPANDABLE_SEGMENTS and not is_cpu and not on[0]["is_expandable"]:
-        findings.problems.append(f"{path.name}: no segment of the allocator is expandable, so the switch did nothing")
+        problems.append(f"{path.name}: losses differ by {difference:.1e}, allowed {allowed:.0e}")
+    if path.name == EXPANDABLE_SEGMENTS and not is_cpu and not turns[1]["is_expandable"]:
+        problems.append(f"{path.name}: no segment of the allocator is expandable, so the switch did nothing")
+    return problems
+
+
+def _difference(turns: Sequence[dict[str, Any]]) -> float:
+    off, on = turns[0::2], turns[1::2]
+    return largest_difference([turn["losses"] for turn in off], [turn["losses"] for turn in on])
+
+
+def _cells(turns: Sequence[dict[str, Any]], *, path: FastPath, is_cpu: bool) -> list[str]:
+    """Return the cells of a path's row behind its name."""
+    off, on = turns[0::2], turns[1::2]
+    difference = _difference(turns)
     off_sec = [statistics.median(turn["times_sec"]) for turn in off]
     on_sec = [statistics.median(turn["times_sec"]) for turn in on]
     off_bytes = max(turn["reserved_bytes"] for turn in off)
     on_bytes = max(turn["reserved_bytes"] for turn in on)
     ratio = statistics.median(on_sec) / statistics.median(off_sec)
+    is_same = difference <= WORKLOADS[path.name].allowed
     return [
         f"{statistics.median(off_sec) * 1e3:.1f}",
         f"{statistics.median(on_sec) * 1e3:.1f}",
@@ -186,7 +211,7 @@ def _row(turns: Sequence[dict[str, Any]], *, path: FastPath, findings: Findings,
         f"{off_bytes / _GIB:.2f}",
         f"{on_bytes / _GIB:.2f}",
         f"{difference:.1e}",
-        advice(off_sec, on_sec, is_same=difference <= allowed, saves_memory=on_bytes < off_bytes, is_cpu=is_cpu),
+        advice(off_sec, on_sec, is_same=is_same, saves_memory=on_bytes < off_bytes, is_cpu=is_cpu),
     ]
 
 

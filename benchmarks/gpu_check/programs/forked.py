@@ -14,6 +14,8 @@ from pathlib import Path
 
 from pytest_nemoperf.process.orphans import die_with_parent
 
+# A process that forks must have no threads, and numpy's OpenBLAS starts its own at import; as in preload.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # A library that asks for CUDA while it is imported gets the answer from NVML: a process that has used CUDA itself must
 # not fork. As in the warm server; this module is imported before torch.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")

@@ -58,7 +58,7 @@ def examine(context: Context, findings: Findings) -> None:
     device = torch.device("cpu" if context.is_cpu else "cuda")
     if context.is_cpu:
         torch.set_num_threads(1)  # operators this small wait for threads
-    plan = _plan(context)
+    plan = make_plan(context)
     native = _native(plan, device=device)
     _free(device)
     peer = _transformers(plan, device=device)
@@ -87,7 +87,8 @@ def examine(context: Context, findings: Findings) -> None:
         findings.problems.append(f"the first losses are {native.losses[0]:.3f} and {peer.losses[0]:.3f}")
 
 
-def _plan(context: Context) -> Plan:
+def make_plan(context: Context) -> Plan:
+    """Return the 1B plan on a GPU, or its stand-in."""
     sizes: dict[str, Any] = {"model": "llama3.2-1b", "seq_len": 4096, "global_batch_size": 8, "micro_batch_size": 2}
     if context.is_cpu:
         sizes = {"model": "llama-tiny", "seq_len": 128, "global_batch_size": 4, "micro_batch_size": 2}

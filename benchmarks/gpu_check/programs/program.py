@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -24,6 +25,7 @@ class Exit(IntEnum):
     PASSED = 0
     FAILED = 1
     NOT_HERE = 4
+    NOT_JUDGED = 5
     INTERRUPTED = 130
 
 
@@ -63,20 +65,26 @@ def run_program(examine: Callable[[Context, Findings], None]) -> int:
     context = _context()
     findings = Findings()
     signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
     die_with_parent(signal.SIGTERM, parent_pid=os.getppid())
     try:
         examine(context, findings)
     except NotHereError as error:
-        findings.problems.append(str(error))
+        findings.unjudged.append(str(error))
         return Exit.NOT_HERE
     except KeyboardInterrupt:
         findings.remarks.append("ended before all of it was done")
         return Exit.INTERRUPTED
+    except Exception as error:  # whatever it is, the summary must say it
+        traceback.print_exc()
+        findings.problems.append(f"the program of the stage failed, see log.txt: {type(error).__name__}: {error}")
     finally:
         findings.write(context.folder)
     for problem in findings.problems:
         print(f"problem: {problem}", flush=True)
-    return Exit.FAILED if findings.problems else Exit.PASSED
+    if findings.problems:
+        return Exit.FAILED
+    return Exit.NOT_JUDGED if findings.unjudged else Exit.PASSED
 
 
 def _context() -> Context:

@@ -7,16 +7,19 @@ their results are real.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gpu_check.findings import Findings, Table
 from gpu_check.programs.forked import Ended, free_port, run_forked, tail
+from gpu_check.programs.parts import keep_row, kept_row
 from gpu_check.programs.program import Context, run_program
 from pytest_nemoperf.errors import NemoPerfError
 from pytest_nemoperf.json_codec import parse_json, to_json
@@ -31,11 +34,21 @@ from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.systems import find_system
 from pytest_nemoperf.records.step import PLAN_FILE, STEPS_FILE
 
+if TYPE_CHECKING:
+    import torch  # at run time preload imports it, which sees to it that no thread is started
+
 del preload  # imported for what it imports: ranks are forked from this process
 
 _STEPS: Final = 4
 _WARMUP_STEPS: Final = 2
-_ALLOWED: Final = 1e-5  # relative; as the tests on a CPU allow, and an H100 was within 2.3e-7
+_ALLOWED: Final = 1e-5
+"""Relative, of losses and on a GPU of gradient norms: as the tests of the axes allow. An H100 was within 2.3e-7."""
+_ALLOWED_NORM_ON_CPU: Final = 3e-5
+"""A CPU adds the squares of a matrix one after another in each lane of its vectors: the norm of the largest gradient
+here, of 1,024 x 128 in fp32, was up to 7.4e-6 off its norm in fp64, and that of its halves half as much. So layouts
+that cut matrices (fsdp, tp) are as far off one rank, which is the one that errs; others stay within 2e-7. Half as many
+lanes double it, and as much again is left. A gradient that lacks a rank's part is off by percents.
+"""
 _CASE_SEC: Final = 60.0
 _FAILING_STEP: Final = 3
 _PEERS_SEC: Final = 20.0
@@ -82,6 +95,7 @@ _MIXTURE: Final = (
     Case(name="fsdp2ep2", layout=Layout(gpus=2, dp_shard=2, ep=2)),
 )
 _FAILING: Final = Case(name="fsdp2 of which rank 1 fails", layout=Layout(gpus=2, dp_shard=2))
+_WAYS: Final = ("raises", "is killed")
 
 
 def examine(context: Context, findings: Findings) -> None:
@@ -91,7 +105,8 @@ def examine(context: Context, findings: Findings) -> None:
         ["model", "layout", "ranks", "loss", "gradient norm", "seconds"],
     )
     _compare(context, findings, table, model=dense_model(), cases=_DENSE)
-    _check_failure(context, findings)
+    for way in _WAYS:
+        _check_failure(context, findings, way=way)
     _compare(context, findings, table, model=find_model("qwen3-30b-a3b-twin"), cases=_MIXTURE)
 
 
@@ -99,6 +114,7 @@ def _compare(
     context: Context, findings: Findings, table: Table, *, model: ModelConfig, cases: tuple[Case, ...]
 ) -> None:
     reference: list[tuple[float, float]] = []
+    allowed_norm = _ALLOWED_NORM_ON_CPU if context.is_cpu else _ALLOWED
     for case in cases:
         folder = context.folder / f"{model.name}-{case.name.replace(' ', '-')}"
         try:
@@ -106,6 +122,13 @@ def _compare(
         except NemoPerfError as error:
             findings.problems.append(f"{case.name} of {model.name} can't be planned: {error}")
             continue
+        row = kept_row(folder, work=to_json(plan))
+        if row is not None:
+            table.add(*row)
+            if case.name == _SINGLE:
+                reference = _losses(folder)
+            continue
+        print(f"{case.name} of {model.name}", flush=True)  # progress of the check shows a log's last line
         ends = _run(plan, folder=folder, system_has_gpu=not context.is_cpu)
         failed = [number for number, end in enumerate(ends) if end.status != 0]
         if failed:
@@ -119,59 +142,69 @@ def _compare(
             continue
         loss, grad_norm = _differences(values, reference)
         seconds = max(end.seconds for end in ends)
-        table.add(model.name, case.name, str(len(ends)), f"{loss:.1e}", f"{grad_norm:.1e}", f"{seconds:.1f}")
-        findings.write(context.folder)
-        if not max(loss, grad_norm) <= _ALLOWED:
+        row = [model.name, case.name, str(len(ends)), f"{loss:.1e}", f"{grad_norm:.1e}", f"{seconds:.1f}"]
+        table.add(*row)
+        if loss <= _ALLOWED and grad_norm <= allowed_norm:
+            keep_row(folder, work=to_json(plan), row=row)
+        else:
             findings.problems.append(
                 f"{case.name} of {model.name}: loss {loss:.1e} and gradient norm {grad_norm:.1e} off one rank's, "
-                f"allowed {_ALLOWED:.0e}"
+                f"allowed {_ALLOWED:.0e} and {allowed_norm:.0e}"
             )
+        findings.write(context.folder)
 
 
-def _check_failure(context: Context, findings: Findings) -> None:
-    """Check that the ranks that wait for one that failed end by themselves; nobody ends them here."""
-    folder = context.folder / "failing"
+def _check_failure(context: Context, findings: Findings, *, way: str) -> None:
+    """Check that the rank that waits for one that failed ends by itself; nobody ends it here."""
+    folder = context.folder / f"rank-1-{way.replace(' ', '-')}"
     plan = _plan(context, model=dense_model(), case=_FAILING)
-    ends = _run(
-        plan, folder=folder, system_has_gpu=not context.is_cpu, make_trainer=make_failing_trainer, limit_sec=_CASE_SEC
-    )
-    table = findings.table(
-        f"Ranks of which rank 1 fails in step {_FAILING_STEP}", ["rank", "exit status", "ended at s"]
-    )
-    for number, end in enumerate(ends):
-        table.add(str(number), "killed" if end.status is None else str(end.status), f"{end.seconds:.1f}")
-    failing, *others = ends[1], ends[0]
-    if failing.status in {0, None}:
-        findings.problems.append(f"the rank that should fail did not: exit status {failing.status}; see {folder}")
-    for end in others:
-        waited_sec = end.seconds - failing.seconds
-        if end.status is None or waited_sec > _PEERS_SEC:
-            findings.problems.append(
-                f"a rank hung for {waited_sec:.0f} s after another had failed, allowed {_PEERS_SEC:.0f} s"
-            )
-        elif end.status == 0:
-            findings.problems.append("a rank ended with 0 although another failed")
-        else:
-            findings.remarks.append(f"a rank ended {max(0.0, waited_sec):.1f} s after the other had failed")
+    make_trainer = partial(make_failing_trainer, way=way)
+    print(f"two ranks, of which rank 1 {way}", flush=True)
+    waiting, failing = _run(plan, folder=folder, system_has_gpu=not context.is_cpu, make_trainer=make_trainer)
+    table = findings.table(f"Two ranks, of which rank 1 {way} in step {_FAILING_STEP}", ["rank", "end", "at s"])
+    table.add("0", _end_text(waiting), f"{waiting.seconds:.1f}")
+    table.add("1", _end_text(failing), f"{failing.seconds:.1f}")
+    findings.problems.extend(failure_problems(waiting, failing=failing, way=way, folder=folder))
+    findings.write(context.folder)
+
+
+def failure_problems(waiting: Ended, *, failing: Ended, way: str, folder: Path) -> list[str]:
+    """Return what is wrong about the ends of a rank that failed and of the one that waited for it."""
+    expected = -signal.SIGKILL if way == _WAYS[1] else 1
+    if failing.status != expected:
+        return [f"rank 1, which {way}, should end with {expected}: {_end_text(failing)}; see {folder}"]
+    waited_sec = waiting.seconds - failing.seconds
+    if waiting.status is None or waited_sec > _PEERS_SEC:
+        return [f"rank 0 hung for {waited_sec:.0f} s after rank 1 {way}, allowed {_PEERS_SEC:.0f} s; see {folder}"]
+    if waiting.status == 0:
+        return [f"rank 0 ended with 0 although rank 1 {way}; see {folder}"]
+    return []
+
+
+def _end_text(end: Ended) -> str:
+    return f"ended at the limit of {_CASE_SEC:.0f} s" if end.status is None else f"exit status {end.status}"
 
 
 class FailingRunner:
-    """Steps of the native engine, of which one raises."""
+    """Steps of the native engine, in one of which the rank fails."""
 
-    def __init__(self, inner: StepRunner) -> None:
+    def __init__(self, inner: StepRunner, *, way: str) -> None:
         self._inner = inner
+        self._way = way
 
     def step(self, number: int) -> RankStep:
-        """Run a step, or raise."""
+        """Run a step, or fail."""
         if number == _FAILING_STEP:
+            if self._way == _WAYS[1]:
+                os.kill(os.getpid(), signal.SIGKILL)
             raise RuntimeError("this rank fails on purpose")
         return self._inner.step(number)
 
 
-def make_failing_trainer(plan: Plan, *, rank: int, device: object) -> StepRunner:
+def make_failing_trainer(plan: Plan, *, rank: int, device: torch.device, way: str) -> StepRunner:
     """Build a rank's part of a run, of which rank 1 fails."""
-    trainer = make_native_trainer(plan, rank=rank, device=device)  # type: ignore[arg-type]  # no torch is imported here
-    return FailingRunner(trainer) if rank == 1 else trainer
+    trainer = make_native_trainer(plan, rank=rank, device=device)
+    return FailingRunner(trainer, way=way) if rank == 1 else trainer
 
 
 def _plan(context: Context, *, model: ModelConfig, case: Case) -> Plan:
@@ -188,9 +221,7 @@ def _plan(context: Context, *, model: ModelConfig, case: Case) -> Plan:
     return resolve(recipe, system=find_system(context.system))
 
 
-def _run(
-    plan: Plan, *, folder: Path, system_has_gpu: bool, make_trainer: object = None, limit_sec: float = _CASE_SEC
-) -> list[Ended]:
+def _run(plan: Plan, *, folder: Path, system_has_gpu: bool, make_trainer: object = None) -> list[Ended]:
     """Run a plan's ranks in a folder, and return their ends."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
@@ -205,7 +236,7 @@ def _run(
     ]
     logs = [folder / f"rank{rank}.log" for rank in range(num_ranks)]
     run = partial(main, make_trainer)  # type: ignore[arg-type]  # a builder, or None
-    return run_forked(run, environments=environments, logs=logs, limit_sec=limit_sec)
+    return run_forked(run, environments=environments, logs=logs, limit_sec=_CASE_SEC)
 
 
 def rank_environment(rank: int, *, num_ranks: int, port: int, folder: Path, shares_gpu: bool) -> Mapping[str, str]:

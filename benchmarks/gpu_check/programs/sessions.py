@@ -60,6 +60,7 @@ def run_session(
     """
     output = context.folder / name
     shutil.rmtree(output, ignore_errors=True)
+    (context.check_folder / baselines).mkdir(exist_ok=True)  # a session refuses a folder that is not there
     command = [sys.executable, "-m", "pytest", *plugin_options(), "-p", "no:cacheprovider", "-q", "-rs", "-m", "perf"]
     command += [f"--system={context.system}", "--perf-runs=1", "--perf-max-runs=1", "--perf-confirm=never"]
     command += [f"--perf-baselines={context.check_folder / baselines}", f"--perf-output={output}", *options, *tests]

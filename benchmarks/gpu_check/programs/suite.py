@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from gpu_check.findings import Findings
 from gpu_check.programs.program import Context, run_program
-from gpu_check.programs.sessions import Session, figure, metric, read_session, run_session, short_name, verdict
+from gpu_check.programs.sessions import figure, metric, read_session, run_session, short_name, verdict
 
 CHECKPOINTS = "checkpoints"
-_SESSIONS = "session-*"
+_SESSION = "session-"
+_SESSIONS = f"{_SESSION}*"
+_BAD = frozenset({"INVALID", "REGRESSED"})
 _LAUNCH_METRICS = (
     "time_to_first_step_sec",
     "compile_time_sec",
@@ -23,28 +26,27 @@ _LAUNCH_METRICS = (
 
 
 def examine(context: Context, findings: Findings) -> None:
-    """Run the tests that no earlier session of the stage has measured, and make a table of all."""
-    measured = {case["nodeid"] for case in measured_cases(context)}
-    left = [nodeid for nodeid in context.tests if nodeid not in measured]
+    """Run the tests that no earlier session of the stage has measured soundly, and make a table of all."""
+    left = tests_left(context)
     status = 0
     not_run: list[dict[str, str]] = []
     checkpoints = context.folder / CHECKPOINTS
     checkpoints.mkdir(exist_ok=True)
     try:
         if left:
-            number = len(list(context.folder.glob(_SESSIONS))) + 1
+            number = max(map(_number, context.folder.glob(_SESSIONS)), default=0) + 1
             session = run_session(
-                context, f"session-{number}", tests=left, options=[*_options(context), *context.options]
+                context, f"{_SESSION}{number}", tests=left, options=[*_options(context), *context.options]
             )
             status = session.exit_status
             not_run = list(session.not_run)
-            _add_bad(session, findings, is_cpu=context.is_cpu)
     finally:
         shutil.rmtree(checkpoints, ignore_errors=True)  # 15 GB of a 1B model
         _add_table(context, findings)
         _add_launch_table(context, findings)
+        _add_bad(context, findings)
     findings.remarks.extend(f"{short_name(each['nodeid'])} did not run: {each['reason']}" for each in not_run)
-    if status and not findings.problems:
+    if status and not findings.problems:  # an error, or a bad verdict of a GPU, which is among the problems
         findings.problems.extend(each["reason"] for each in not_run)
         findings.problems.append(f"the session exited with {status}; see log.txt")
 
@@ -56,29 +58,57 @@ def _options(context: Context) -> list[str]:
     return ["--update-baselines"]
 
 
-def measured_cases(context: Context, *, stage: str = "") -> Iterator[dict[str, Any]]:
-    """Yield the cases that sessions of a stage have measured, each once; INVALID ones only on a CPU, which judges none.
+def tests_left(context: Context) -> list[str]:
+    """Return the tests of which not every case has been measured, or whose last verdict is bad."""
+    sound: Counter[str] = Counter()
+    for case in judged_cases(context.folder):
+        if verdict(case) not in _BAD:
+            sound[case["nodeid"]] += 1
+    return [nodeid for nodeid in context.tests if sound[nodeid] < _cases_of_a_test(context)]
+
+
+def _cases_of_a_test(context: Context) -> int:
+    """Return the number of cases that each test makes: one for each framework."""
+    for option in context.options:
+        name, _, frameworks = option.partition("=")
+        if name == "--perf-framework":
+            return len(frameworks.split(","))
+    return 1
+
+
+def measured_cases(context: Context, *, stage: str = "") -> list[dict[str, Any]]:
+    """Return the cases that sessions of a stage have measured; INVALID ones only on a CPU, which judges no speed.
 
     Args:
         context: Stage that asks.
         stage: Name of the stage whose cases they are; empty for its own.
     """
     folder = context.check_folder / stage if stage else context.folder
-    seen = set()
-    for output in sorted(folder.glob(_SESSIONS)):
+    cases = []
+    for case in judged_cases(folder):
+        if verdict(case) != "INVALID" or (context.is_cpu and case["measurement"]["runs"]):
+            cases.append(case)
+    return cases
+
+
+def judged_cases(folder: Path) -> list[dict[str, Any]]:
+    """Return the cases of all sessions of a stage; of those that were judged several times, the last verdict."""
+    cases = {}
+    for output in sorted(folder.glob(_SESSIONS), key=_number):
         for case in read_session(output).cases:
-            key = (case["nodeid"], case["measurement"]["case"])
-            is_sound = verdict(case) != "INVALID" or (context.is_cpu and case["measurement"]["runs"])
-            if is_sound and key not in seen:
-                seen.add(key)
-                yield case
+            cases[case["nodeid"], case["measurement"]["case"]] = case
+    return list(cases.values())
 
 
-def _add_bad(session: Session, findings: Findings, *, is_cpu: bool) -> None:
-    """Add verdicts that fail a session; of stand-ins they are remarks, since no speed is judged by them."""
-    sentences = findings.remarks if is_cpu else findings.problems
-    for case in session.cases:
-        if verdict(case) in {"INVALID", "REGRESSED"}:
+def _number(output: Path) -> int:
+    return int(output.name.removeprefix(_SESSION))
+
+
+def _add_bad(context: Context, findings: Findings) -> None:
+    """Add the verdicts that fail a stage. A CPU judges no speed, so that there they only keep it from passing."""
+    sentences = findings.unjudged if context.is_cpu else findings.problems
+    for case in judged_cases(context.folder):
+        if verdict(case) in _BAD:
             reasons = "; ".join(case["verdict"]["reasons"])
             sentences.append(f"{short_name(case['nodeid'])} is {verdict(case)}: {reasons}")
 

@@ -20,7 +20,7 @@ def check_small(perf: Any, **recipe: Any) -> None:
         "micro_batch_size": 2,
         "precision": "fp32",
     }
-    perf.check(Recipe(steps=8, warmup_steps=2, **(values | recipe)))
+    perf.check(Recipe(steps=6, warmup_steps=2, **(values | recipe)))
 
 
 @STAND_IN

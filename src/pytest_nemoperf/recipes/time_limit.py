@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from pytest_nemoperf.layouts.layout import GenerationLayout
 from pytest_nemoperf.models.weights import num_parameters
 from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.recipes.rules import NATIVE
 from pytest_nemoperf.recipes.systems import System
+from pytest_nemoperf.records.metrics import TIME_TO_FIRST_STEP_SEC
 
 STORED_FACTOR = 8.0
 """Times a stored step time that a step may take: other tenants, a throttled GPU, a debug build."""
@@ -23,11 +25,11 @@ _LEAST_SEC = 120.0
 _MOST_SEC = 7 * 86_400.0
 """No derived limit is longer: no scheduler grants more, as to 8B parameters on a CPU."""
 _STARTUP_SEC = 60.0
-"""Imports, process groups and the model; torchrun took 33 s for 8 CPU ranks, and one H100 17 s for 1B parameters."""
+"""Process groups and the model; with imports torchrun took 33 s for 8 CPU ranks, one H100 17 s for 1B parameters."""
+_IMPORT_SEC = 300.0
+"""Imports from a cold network file system, where ranks make their own: those of a warm server don't count."""
 _FRAMEWORK_STARTUP_SEC = 1800.0
-"""The same for a framework's own recipe, which may load a checkpoint, start a cluster and compile kernels."""
-_SLOW_TO_START = frozenset({"automodel", "megatron", "megatron_bridge", "nemo_rl", "torchtitan", "trl"})
-"""Frameworks that do so in runs of plans, too: torchtitan tunes its attention, NeMo RL starts a cluster."""
+"""The same for any other framework or command: it may load a checkpoint, start a cluster and compile kernels."""
 _COMPILE_SEC = 300.0
 """Compilation at a cold cache; a launch of 16 equal blocks took 26 s on an H100, most of it the start."""
 _PARAMETERS_PER_SEC = 1e8
@@ -53,6 +55,7 @@ _BYTES_PER_WEIGHT = 2
 _PASSES_OVER_TRAINING = 2.0
 """Policy and reference log-probabilities, values and prompts, relative to training: each is a third of its FLOPs."""
 _CPU = "cpu"
+_VLLM = "vllm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +112,13 @@ def _limit(plan: Plan, *, step_sec: float, of_step: str) -> TimeLimit:
 
 
 def _startup_sec(plan: Plan) -> float:
-    startup_sec = _STARTUP_SEC + num_parameters(plan.model) / _PARAMETERS_PER_SEC
-    if plan.framework_config or plan.framework in _SLOW_TO_START:
-        startup_sec = _FRAMEWORK_STARTUP_SEC
+    startup_sec = _FRAMEWORK_STARTUP_SEC
+    if plan.framework == NATIVE:
+        startup_sec = _STARTUP_SEC + num_parameters(plan.model) / _PARAMETERS_PER_SEC
+        if TIME_TO_FIRST_STEP_SEC.name in plan.extra_metrics:
+            startup_sec += _IMPORT_SEC
+        if plan.rl is not None and plan.rl.generator == _VLLM:  # which is imported late, and compiles its kernels
+            startup_sec += _IMPORT_SEC + _COMPILE_SEC
     if plan.is_compiled:
         startup_sec += _COMPILE_SEC
     return startup_sec

@@ -127,6 +127,17 @@ def test_a_load_that_leaves_a_tensor_out_is_an_error(
         time_checkpoint(plan, trainer.trained, device=CPU)
 
 
+@pytest.mark.parametrize("asked", ["checkpoint_save_sec", "checkpoint_async_save_sec"])
+def test_a_checkpoint_that_cannot_be_saved_is_an_error_of_the_rank(asked: str, alone: None, tmp_path: Path) -> None:
+    plan = replace(trained_plan(tmp_path), extra_metrics=(asked,))
+    (tmp_path / "saved" / "checkpoint").write_text("in the way of the folder")
+    trainer = trainer_of(plan, build(plan))
+    trainer.step(0)
+
+    with pytest.raises(CheckpointError, match=r"could not be saved to .*/saved .*: rank 0: FileExistsError: "):
+        time_checkpoint(plan, trainer.trained, device=CPU)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8, torch.int64], ids=str)
 def test_a_digest_sees_a_change_of_a_bit_and_of_an_order(dtype: torch.dtype) -> None:
     tensor = torch.arange(1, 41).to(dtype)

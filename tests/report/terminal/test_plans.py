@@ -171,6 +171,17 @@ def test_full_ids_are_listed_when_asked_for() -> None:
     assert section(lines, heading="case ids") == [f"  a: {price.plan.case}"]
 
 
+def test_time_outs_are_listed_with_their_source_when_asked_for() -> None:
+    price = price_of()
+    dry_run = DryRun(system="h100", system_title="DGX-H100", cases=(PricedCase(nodeid="a", price=price),))
+
+    lines = render_dry_run(dry_run, written=[], has_ids=True).splitlines()
+
+    text = " ".join(line.strip() for line in section(lines, heading="time-outs"))
+    assert text == f"a: {price.plan.timeout_sec:g} s ({price.plan.timeout_basis})"
+    assert max(map(len, lines)) <= 80
+
+
 def test_a_dry_run_without_cases_says_only_why() -> None:
     dry_run = DryRun(system="cpu", system_title="CPU", cases=(), not_priced=(NotRun(nodeid="a", reason="b"),))
 

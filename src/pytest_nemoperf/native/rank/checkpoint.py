@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from torch.distributed.checkpoint import CheckpointException  # type: ignore[attr-defined]  # documented, not in __all__
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -55,7 +57,7 @@ def time_checkpoint(plan: Plan, parts: Sequence[Trained], *, device: torch.devic
         The times on rank 0, else None.
 
     Raises:
-        CheckpointError: If a loaded tensor is not what was saved.
+        CheckpointError: If it can't be saved or loaded, or a loaded tensor is not what was saved.
     """
     # Messages about files need no GPU, and a save in the background must not share a group with anything else.
     group = dist.new_group(list(range(plan.layout.gpus)), timeout=group_timeout(plan), backend="gloo")
@@ -65,16 +67,17 @@ def time_checkpoint(plan: Plan, parts: Sequence[Trained], *, device: torch.devic
     num_bytes = 0
     if parts:
         checkpoint = _Checkpoint(parts, folder=Path(plan.checkpoint_dir) / "checkpoint", group=group, device=device)
-        if has_load or CHECKPOINT_SAVE_SEC.name in asked:
-            times["save_sec"] = checkpoint.save()
-            num_bytes = checkpoint.num_bytes()
-            if has_load:
-                times["load_sec"] = checkpoint.load()
-            checkpoint.remove()
-        if CHECKPOINT_ASYNC_SAVE_SEC.name in asked:
-            times["async_wait_sec"], times["async_total_sec"] = checkpoint.save_in_background()
-            num_bytes = checkpoint.num_bytes()
-            checkpoint.remove()
+        with _told_as_error(plan):
+            if has_load or CHECKPOINT_SAVE_SEC.name in asked:
+                times["save_sec"] = checkpoint.save()
+                num_bytes = checkpoint.num_bytes()
+                if has_load:
+                    times["load_sec"] = checkpoint.load()
+                checkpoint.remove()
+            if CHECKPOINT_ASYNC_SAVE_SEC.name in asked:
+                times["async_wait_sec"], times["async_total_sec"] = checkpoint.save_in_background()
+                num_bytes = checkpoint.num_bytes()
+                checkpoint.remove()
     slowest = torch.tensor(list(times.values()), dtype=torch.float64, device=device)
     dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
     if dist.get_rank() != 0:
@@ -83,6 +86,19 @@ def time_checkpoint(plan: Plan, parts: Sequence[Trained], *, device: torch.devic
     for name, seconds in zip(times, slowest.tolist(), strict=True):
         known[name] = seconds or None
     return CheckpointTimes(num_bytes=num_bytes, **known)
+
+
+@contextmanager
+def _told_as_error(plan: Plan) -> Iterator[None]:
+    """Context that makes torch's exception of a checkpoint an error: it is no Exception, which a rank would report."""
+    try:
+        yield
+    except CheckpointException as exception:
+        rank, (cause, _) = min(exception.failures.items(), key=lambda failure: failure[0])
+        raise CheckpointError(
+            f"{plan.case}: its checkpoint could not be saved to {plan.checkpoint_dir} or loaded from it: "
+            f"rank {rank}: {type(cause).__name__}: {cause}"
+        ) from exception
 
 
 class _Checkpoint:

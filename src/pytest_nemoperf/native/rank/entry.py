@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import NoReturn, Protocol, runtime_checkable
 import torch
 import torch.distributed as dist
 
-from pytest_nemoperf.errors import LaunchError, PlanError
+from pytest_nemoperf.errors import LaunchError, LostRankError, PlanError
 from pytest_nemoperf.json_codec import read_data, to_json, to_json_line
 from pytest_nemoperf.native.device import (
     available_cores,
@@ -55,6 +56,9 @@ from pytest_nemoperf.records.collective import Collective
 from pytest_nemoperf.records.launch_times import CheckpointTimes
 from pytest_nemoperf.records.step import PLAN_FILE, RESULT_FILE, STEPS_FILE, RunResult
 from pytest_nemoperf.records.yardstick import Yardstick
+
+_AFTER_LOST_SEC = 0.5
+"""Time that a rank lives on after the one that it has lost: whoever started them takes the first end for the cause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,13 +136,18 @@ def main(make_trainer: MakeStepRunner | None = None) -> None:
 
 
 def report_failure(error: Exception, *, env: RankEnvironment, peers: Peers) -> None:
-    """Write this rank's error file, unless another rank's end is the cause, and tell the others."""
+    """Write this rank's error file, unless another rank's end is the cause, and tell the others.
+
+    Raises:
+        LostRankError: If another rank's end is the cause.
+    """
     lost = peers.lost() if isinstance(error, RuntimeError) else None  # as errors of torch's collectives are
     if lost is None:
         write_error(env.run_dir, rank=env.rank, error=error)
-    else:  # the earliest error file is the cause, and this error is none
-        error.add_note(f"before this, {lost}")
     peers.fail(f"{type(error).__name__}: {error}")
+    if lost is not None:
+        time.sleep(_AFTER_LOST_SEC)
+        raise LostRankError(f"before this error of rank {env.rank}, {lost}") from error
 
 
 def read_environment() -> RankEnvironment:

@@ -29,13 +29,17 @@ from pytest_nemoperf.json_codec import from_json, read_data, to_json_line
 from pytest_nemoperf.records.step import RankError, error_file
 
 _KEY = "nemoperf/peers"
+_WELCOME = b"welcome"
 _DONE = b"done"
 _SETTLE_SEC = 1.0
 """Time in which a rank that waits for a failed one may still end by itself, with an error that says more."""
 _CONNECT_LIMIT_SEC = 10.0
 _MAX_LINE = 1 << 16
+_MAX_MESSAGE = 2000
+"""Characters of an error that the other ranks are told; the error file has all of them."""
 _KEEPALIVE_SEC = (20, 10, 3)
 """First probe of an idle connection, between probes (seconds), and their number: notice of a host that is gone."""
+_UNNOTICED = "waits until the time limit of the run"
 _ERROR_POLL_SEC = 0.5
 _ERROR_AGE_SEC = 10.0
 """Age of an error file at the start of this rank up to which it is of this run: ranks don't start at the same time."""
@@ -99,27 +103,9 @@ class Peers:
         if self._world_size == 1:
             return
         if self._rank == 0:
-            listener = _listener()
-            token = secrets.token_hex(16)
-            store.set(_KEY, f"{listener.getsockname()[1]} {token}")
-            _close_in_forks(listener)
-            _start(self._serve, listener, token)
+            self._open(store)
         else:
-            port, token = store.get(_KEY).decode().split()
-            try:
-                connection = socket.create_connection((address, int(port)), timeout=_CONNECT_LIMIT_SEC)
-            except OSError as error:
-                _log(
-                    f"rank {self._rank} has no connection to rank 0 at {address} port {port} ({error}): if another "
-                    "rank fails, this one waits for it until the time limit of the run"
-                )
-            else:
-                connection.settimeout(None)
-                _keep_alive(connection)
-                _close_in_forks(connection)
-                self._connections[0] = connection
-                connection.sendall(f"{token} {self._rank}\n".encode())
-                _start(self._listen, connection)
+            self._connect(store, address=address)
 
     def joined(self) -> None:
         """Note that all ranks are connected: errors reach this one without their files."""
@@ -129,7 +115,7 @@ class Peers:
         """Tell the others that this rank has failed; its error file must be there already."""
         self._is_ended.set()
         self._has_joined.set()
-        self._tell_all(PeerFailure(rank=self._rank, message=message))
+        self._tell_all(PeerFailure(rank=self._rank, message=message[:_MAX_MESSAGE]))
 
     def done(self) -> None:
         """Tell the others that this rank has done its part; from now on it waits for none of them."""
@@ -149,6 +135,37 @@ class Peers:
         if self._failure is None or self._failure.message:
             return None
         return self._failure
+
+    def _open(self, store: Store) -> None:
+        """Take connections of the other ranks from now on, as rank 0, and tell them of its port."""
+        token = secrets.token_hex(16)
+        try:
+            listener = _listener()
+        except OSError as error:
+            _log(f"rank 0 can't listen for the other ranks ({error}): a rank that waits for a failed one {_UNNOTICED}")
+            store.set(_KEY, f"0 {token}")  # which takes no connection: the others must not wait for the key
+            return
+        _close_in_forks(listener)
+        store.set(_KEY, f"{listener.getsockname()[1]} {token}")
+        _start(self._serve, listener, token)
+
+    def _connect(self, store: Store, *, address: str) -> None:
+        """Connect with rank 0, as another rank."""
+        port, token = store.get(_KEY).decode().split()
+        try:
+            connection = socket.create_connection((address, int(port)), timeout=_CONNECT_LIMIT_SEC)
+            connection.settimeout(None)
+            _keep_alive(connection)
+            connection.sendall(f"{token} {self._rank}\n".encode())
+        except OSError as error:
+            self._log_unconnected(f"at {address} port {port} ({error})")
+            return
+        _close_in_forks(connection)
+        self._connections[0] = connection
+        _start(self._listen, connection)
+
+    def _log_unconnected(self, detail: str) -> None:
+        _log(f"rank {self._rank} has no connection to rank 0 {detail}: if it waits for a failed rank, it {_UNNOTICED}")
 
     def _tell_all(self, failure: PeerFailure) -> None:
         with self._lock:
@@ -182,70 +199,102 @@ class Peers:
     def _listen(self, connection: socket.socket) -> None:
         """Wait for a line of rank 0, or for its end."""
         lines = _Lines(connection)
-        while (line := lines.read()) is not None:
-            if line == _DONE:
-                return
-            self._notice(from_json(PeerFailure, line, subject=_KEY))
-        self._notice(PeerFailure(rank=0))
+        is_welcome = False
+        while True:
+            for line in lines.receive():
+                if not is_welcome and line != _WELCOME:  # a proxy accepts connections that lead nowhere
+                    self._log_unconnected("(the connection ended before it answered)")
+                    return
+                is_welcome = True
+                if line == _DONE:
+                    return
+                if line is None:
+                    self._notice(PeerFailure(rank=0))
+                    return
+                if line != _WELCOME:
+                    self._notice(from_json(PeerFailure, line, subject=_KEY))
+                    return
 
     def _serve(self, listener: socket.socket, token: str) -> None:
         """Take the connections of the other ranks and pass the first failure on."""
         poll = select.poll()
         poll.register(listener, select.POLLIN)
-        readers: dict[int, _Lines] = {}
-        ranks: dict[int, int] = {}
+        clients: dict[int, _Client] = {}
         while True:
             for number, _ in poll.poll():
-                if number == listener.fileno():
+                if number != listener.fileno():
+                    if not self._is_awaited(clients[number], token=token):
+                        poll.unregister(number)
+                    continue
+                try:
                     connection, _ = listener.accept()
                     _keep_alive(connection)
-                    _close_in_forks(connection)
-                    readers[connection.fileno()] = _Lines(connection)
-                    poll.register(connection, select.POLLIN)
+                except OSError as error:  # of files, above all: an open one for each rank may be more than allowed
+                    _log(f"rank 0 takes no more connections ({error}): a rank that waits for a failed one {_UNNOTICED}")
+                    poll.unregister(listener)
                     continue
-                line = readers[number].read()
-                if line is not None and number not in ranks:
-                    given, _, rank = line.decode(errors="replace").partition(" ")
-                    if secrets.compare_digest(given.encode(), token.encode()):
-                        ranks[number] = int(rank)
-                        with self._lock:
-                            self._connections[int(rank)] = readers[number].connection
-                        continue
-                    line = _DONE  # no rank of this run
-                poll.unregister(number)
-                rank_of = ranks.pop(number, None)
-                if line == _DONE or rank_of is None:
-                    continue
-                failure = PeerFailure(rank=rank_of)
+                _close_in_forks(connection)
+                clients[connection.fileno()] = _Client(lines=_Lines(connection))
+                poll.register(connection, select.POLLIN)
+
+    def _is_awaited(self, client: _Client, *, token: str) -> bool:
+        """Read the lines that have arrived from a client; return False once no more are awaited."""
+        for line in client.lines.receive():
+            if client.rank is None:
+                given, _, rank = (line or b"").partition(b" ")
+                if not secrets.compare_digest(given, token.encode()):
+                    return False  # no rank of this run
+                client.rank = int(rank)
+                with self._lock:
+                    self._connections[client.rank] = client.lines.connection
+                    _send(client.lines.connection, _WELCOME + b"\n")
+            elif line == _DONE:
+                return False
+            else:
+                failure = PeerFailure(rank=client.rank)
                 if line is not None:
                     failure = from_json(PeerFailure, line, subject=_KEY)
                 self._tell_all(failure)
                 self._notice(failure)
+                return False
+        return True
 
 
 class _Lines:
     """Lines that arrive on a connection.
 
     Args:
-        connection: Where they arrive; it blocks.
+        connection: Connection that they arrive on; it blocks.
     """
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
-        self._buffer = b""
+        self._rest = b""
 
-    def read(self) -> bytes | None:
-        """Return the next line, without its end; None if the connection has ended."""
-        while b"\n" not in self._buffer:
-            try:
-                chunk = self.connection.recv(_MAX_LINE)
-            except OSError:  # reset, or the host is gone
-                return None
-            if not chunk or len(self._buffer) > _MAX_LINE:
-                return None
-            self._buffer += chunk
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line
+    def receive(self) -> list[bytes | None]:
+        """Wait for bytes; return the lines that end in them, without their ends, and None last if no more can come."""
+        try:
+            chunk = self.connection.recv(_MAX_LINE)
+        except OSError:  # reset, or the host is gone
+            chunk = b""
+        *ended, self._rest = (self._rest + chunk).split(b"\n")
+        lines: list[bytes | None] = [*ended]
+        if not chunk or len(self._rest) > _MAX_LINE:
+            lines.append(None)
+        return lines
+
+
+@dataclass(slots=True, kw_only=True)
+class _Client:
+    """Connection to rank 0.
+
+    Attributes:
+        lines: Its lines.
+        rank: Rank that it belongs to; None until its first line has shown that it is one of the run.
+    """
+
+    lines: _Lines
+    rank: int | None = None
 
 
 def _listener() -> socket.socket:

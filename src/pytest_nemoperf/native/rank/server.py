@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO, cast
 
+from pytest_nemoperf.errors import LostRankError
 from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.process.orphans import die_with_parent
 from pytest_nemoperf.process.supervise import ControlPipes, Request, become_helper, serve
@@ -92,7 +93,8 @@ def _rank_main(rank: int, request: Request, pipes: ControlPipes, server_pid: int
         raise
     except BaseException as error:  # KeyboardInterrupt too: torch's wrapper would end it with exit code 0
         traceback.print_exc()
-        _write_error(error, path=Path(request.run_dir) / error_file(rank), rank=rank)
+        if not isinstance(error, LostRankError):
+            _write_error(error, path=Path(request.run_dir) / error_file(rank), rank=rank)
         sys.exit(1)
 
 

@@ -69,7 +69,7 @@ def render_dry_run(dry_run: DryRun, *, written: Sequence[str], width: int = _WID
         dry_run: The dry run.
         written: Paths of the reports that were written.
         width: Columns; only a path or an id may be longer.
-        has_ids: Add the full id of each case.
+        has_ids: Add the full id and the time-out of each case.
     """
     names = short_names((case.price.plan.case, case.nodeid) for case in dry_run.cases)
     names = names_within(names, width=width - _NAME_INDENT)
@@ -88,6 +88,7 @@ def render_dry_run(dry_run: DryRun, *, written: Sequence[str], width: int = _WID
         lines += ["", *_cost_lines(dry_run.cost, cases=dry_run.cases)]
     if has_ids and names:
         lines += ["", "case ids:", *[f"  {name}: {case}" for case, name in names.items()]]
+        lines += ["", "time-outs:", *_time_out_lines(dry_run.cases, names=names)]
     lines.append("")
     for path in written:
         lines.append(f"written: {path}")
@@ -144,6 +145,16 @@ def _by_reason_lines(heading: str, reasons: Iterable[tuple[str, str]], *, width:
         yield f"  {reason}"
         for line in name_lines(own, width=width - _NAME_INDENT):
             yield f"    {line}"
+
+
+def _time_out_lines(cases: Sequence[PricedCase], *, names: Mapping[str, str]) -> Iterator[str]:
+    for case in cases:
+        plan = case.price.plan
+        yield f"  {names[plan.case]}: {_time_out_text(plan)}"
+
+
+def _time_out_text(plan: Plan) -> str:
+    return f"{plan.timeout_sec:g} s ({plan.timeout_basis})"
 
 
 def _note_lines(cases: Sequence[PricedCase], *, names: Mapping[str, str]) -> Iterator[str]:
@@ -247,7 +258,7 @@ def _facts(price: Price, *, system_title: str) -> Iterator[tuple[str, str]]:
         bubble = f"{_bubble_text(price)} of the {unit}"
     yield "pipeline bubble", bubble
     yield "steps", f"{plan.warmup_steps} warm-up + {plan.steps} measured"
-    yield "time-out", f"{plan.timeout_sec:g} s ({plan.timeout_basis})"
+    yield "time-out", _time_out_text(plan)
     if plan.notes:
         yield "notes", "; ".join(plan.notes)
 
