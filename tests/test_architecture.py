@@ -228,7 +228,7 @@ def test_the_graph_is_that_of_the_imports() -> None:
             "flops --> models", "models --> flops", "models --> flops is drawn, and is no import", id="turned"
         ),
         pytest.param("cli --> lint", "cli --> lint\n cli --> report", "cli --> report is drawn", id="implied"),
-        pytest.param("cli --> lint\n", "\n", "cli is not drawn", id="package left out"),
+        pytest.param("cli --> lint\n    cli --> options\n", "\n", "cli is not drawn", id="package left out"),
         pytest.param("cli --> lint", "cli --> lint\n cli --> websites", "websites is no package", id="no package"),
         pytest.param("|steps.jsonl| frameworks", "|steps.jsonl| flops", "flops does not know steps.jsonl", id="file"),
         pytest.param("class plugin,", "class cli,", "cli is green or on the walk", id="green"),

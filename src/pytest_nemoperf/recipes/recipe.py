@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from pathlib import PurePath
 from typing import Any, Final, Literal
 
 from pytest_nemoperf.bounds import check_fields
 from pytest_nemoperf.errors import RecipeError, did_you_mean, enum_member, shown
 from pytest_nemoperf.flops.conventions import DEFAULT_CONVENTION, find_convention
-from pytest_nemoperf.layouts.layout import Layout, layout_of
+from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.logs.log_format import LogFormat
 from pytest_nemoperf.logs.presets import check_preset_name
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.catalog import find_model
 from pytest_nemoperf.models.cut import cut_layers
 from pytest_nemoperf.recipes.ab_turn import ABTurn
+from pytest_nemoperf.recipes.recipe_fields import (
+    argv_of,
+    check_extra_metrics,
+    check_placeholders,
+    check_unstated,
+    layouts_of,
+    texts_of,
+)
 from pytest_nemoperf.recipes.rl import RL
 from pytest_nemoperf.recipes.systems import find_system
-from pytest_nemoperf.records.metrics import CHECKPOINT_METRICS, EXTRA_METRICS, JUDGED
+from pytest_nemoperf.records.metrics import CHECKPOINT_METRICS, JUDGED
 
 RECIPE_SCHEMA_VERSION: Final = 1
 PLAN_SCHEMA_VERSION: Final = 1
 MIN_WARMUP_STEPS = 2  # the first steps run up to 3x slower
 MIN_STEPS = 4  # a median and a drift need as many
-
-UNSTATED: Final = ("recompute", "shard_optimizer")
-"""Settings that a recipe may leave unstated: pages print neither, and memory depends on both."""
 
 PRETRAIN: Final = "pretrain"
 """Workload of a recipe without reinforcement learning."""
@@ -45,7 +48,6 @@ PLACE_OPTIONS: Final = frozenset({SCRIPT_MAY_RUN, CHECKOUT_OPTION})
 RANK_VARIABLES: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Variables of a rank and its rendezvous under torch.distributed; the launcher sets them for each rank."""
 _RUN_VARIABLES = ("NEMOPERF_PLAN", "NEMOPERF_RUN_DIR", "NEMOPERF_STEPS")
-_PLACEHOLDER = re.compile(r"\{\w+\}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
@@ -184,14 +186,14 @@ class Recipe:
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", enum_member(Precision, self.precision, subject="precision"))
         object.__setattr__(self, "recompute", enum_member(Recompute, self.recompute, subject="recompute"))
-        object.__setattr__(self, "layouts", _layouts(self.layouts))
-        object.__setattr__(self, "command", _argv(self.command))
+        object.__setattr__(self, "layouts", layouts_of(self.layouts))
+        object.__setattr__(self, "command", argv_of(self.command))
         for name, example in (
             ("notes", "('measured on a draft',)"),
             ("unstated", "('recompute',)"),
             ("extra_metrics", "('time_to_first_step_sec',)"),
         ):
-            object.__setattr__(self, name, _texts(getattr(self, name), subject=name, example=example))
+            object.__setattr__(self, name, texts_of(getattr(self, name), subject=name, example=example))
         if not self.framework_config:
             self._check_completeness()
         elif self.num_layers is not None:
@@ -201,9 +203,9 @@ class Recipe:
             )
         self._check_required_counts()
         check_fields(self)
-        _check_unstated(self.unstated)
-        _check_extra_metrics(self.extra_metrics)
-        _check_placeholders(self.command)
+        check_unstated(self.unstated)
+        check_extra_metrics(self.extra_metrics)
+        check_placeholders(self.command)
         for system in self.gpus:
             find_system(system)
         self._check_names()
@@ -430,8 +432,8 @@ class Plan:
         for name in ("seq_len", "global_batch_size"):
             if not getattr(self, name):
                 raise RecipeError(f"plan: {name}=0 must be a whole number >= 1")
-        _check_unstated(self.unstated)
-        _check_extra_metrics(self.extra_metrics)
+        check_unstated(self.unstated)
+        check_extra_metrics(self.extra_metrics)
 
     @property
     def total_steps(self) -> int:
@@ -473,67 +475,3 @@ def check_tolerances(tolerances: Mapping[str, float], *, subject: str) -> None:
             raise RecipeError(f"{subject}: {shown(name)} is not a judged metric; {did_you_mean(name, names)}")
         if type(percent) not in (int, float) or not 0 < percent < 100:  # noqa: PLR2004 (percent)
             raise RecipeError(f"{subject}: {name}={shown(percent)} must be a percentage above 0 and below 100")
-
-
-def _check_placeholders(command: Sequence[str]) -> None:
-    """Check that braces that resemble a placeholder are one: others, as of JSON, are the program's own."""
-    known = ("{run_dir}", "{total_steps}")
-    for word in command:
-        for found in _PLACEHOLDER.findall(word):
-            near = difflib.get_close_matches(found, known, n=1, cutoff=0.8)
-            if near and found not in known:
-                raise RecipeError(f"command: {found} in {word!r} is no placeholder; did you mean {near[0]}?")
-
-
-def _layouts(layouts: Mapping[str, Layout | Mapping[str, Any]]) -> dict[str, Layout]:
-    if not isinstance(layouts, Mapping):
-        raise RecipeError(
-            f"layouts={shown(layouts)} must be layouts by system name; write e.g. {{'cpu': Layout(gpus=1)}}"
-        )
-    made = {}
-    for system, layout in layouts.items():
-        made[system] = layout_of(layout, system=find_system(system).name)
-    return made
-
-
-def _argv(words: Sequence[str | PurePath]) -> tuple[str, ...]:
-    """Return the words of a command; paths as texts."""
-    example = "('python', 'train.py')"
-    if isinstance(words, (list, tuple)):
-        words = [str(word) if isinstance(word, PurePath) else word for word in words]
-    argv = _texts(words, subject="command", example=example)
-    if len(argv) == 1 and len(argv[0].split()) > 1 and "/" not in argv[0].split()[0]:
-        raise RecipeError(
-            f"command={shown(list(argv))} is one word with spaces in it, the name of one program; give a list of "
-            f"words, e.g. {example}: shlex.split makes one of a line of a shell"
-        )
-    return argv
-
-
-def _texts(values: object, *, subject: str, example: str) -> tuple[str, ...]:
-    if not isinstance(values, (list, tuple)):
-        hint = ", as shlex.split makes of a line" if isinstance(values, str) and len(values.split()) > 1 else ""
-        raise RecipeError(f"{subject}={shown(values)} must be a list of texts; write e.g. {example}{hint}")
-    for at, value in enumerate(values):
-        if type(value) is not str:
-            raise RecipeError(f"{subject}[{at}]={shown(value)} must be a text; write str(...)")
-    return tuple(values)
-
-
-def _check_unstated(names: Sequence[str]) -> None:
-    for name in names:
-        if name not in UNSTATED:
-            raise RecipeError(
-                f"unstated: {shown(name)} is no setting that may be unstated; {did_you_mean(name, UNSTATED)}"
-            )
-
-
-def _check_extra_metrics(names: Sequence[str]) -> None:
-    known = [metric.name for metric in EXTRA_METRICS]
-    for name in names:
-        if name not in known:
-            raise RecipeError(
-                f"extra_metrics: {shown(name)} is no metric that is measured on request; {did_you_mean(name, known)}"
-            )
-    if len(set(names)) < len(names):
-        raise RecipeError(f"extra_metrics={shown(list(names))} names a metric twice; name each once")
