@@ -18,6 +18,7 @@ OPTIONS = [
     "--perf-fail-on",
     "--perf-timeout",
     "--perf-yardstick",
+    "--perf-checkpoint-dir",
     "--perf-baselines",
     "--perf-output",
     "--update-baselines",

@@ -58,6 +58,34 @@ def makespan(slots: tuple[Slot, ...], *, layout: Layout) -> int:
     return max(free)
 
 
+def makespan_in_batches(slots: tuple[Slot, ...], *, layout: Layout) -> int:
+    """Return the same under NCCL, where the messages of a rank in a slot start and end as one, after earlier ones.
+
+    They start when the pass before them in the rank's own stream has ended.
+    """
+    num_stages = layout.pp * layout.vp
+    free = [0] * layout.pp
+    messages_free = [0] * layout.pp
+    arrived: dict[Message | None, int] = {None: 0}
+    for slot in slots:
+        pairs: dict[Message, tuple[int, int]] = {}
+        for rank, action in enumerate(slot):
+            if action is None:
+                continue
+            free[rank] = max(free[rank], arrived[needed_message(action, num_stages=num_stages)])
+            free[rank] += DURATIONS[action.kind]
+            message = sent_message(action, num_stages=num_stages)
+            if message is not None:
+                pairs[message] = (rank, message.stage % layout.pp)
+        starts = [max(times) for times in zip(free, messages_free, strict=True)]
+        for pair in pairs.values():
+            for rank in pair:
+                messages_free[rank] = max(messages_free[rank], *(starts[other] for other in pair))
+        for message, (_, taker) in pairs.items():
+            arrived[message] = messages_free[taker]
+    return max(free)
+
+
 def most_in_flight(order: tuple[Action, ...]) -> int:
     """Return the most passes a rank has begun and not ended, in micro-batches of one chunk."""
     in_flight = most = 0
@@ -143,6 +171,19 @@ def test_a_pipeline_idles_as_long_as_the_formula_says(schedule: Any, vp: int, pp
 
     idle = 1 - 3 * num_micro_batches * vp / makespan(slots, layout=layout)
     assert idle == pytest.approx(bubble_fraction(layout, num_micro_batches=num_micro_batches))
+
+
+@given(pipelines())
+def test_messages_in_batches_delay_no_schedule_but_the_interleaved_one(pipeline: tuple[Layout, int]) -> None:
+    layout, num_micro_batches = pipeline
+    slots = timetable(layout, num_micro_batches=num_micro_batches, is_training=True)
+
+    alone = makespan(slots, layout=layout)
+
+    if layout.vp == 1 or layout.pp_schedule == "zero_bubble":
+        assert makespan_in_batches(slots, layout=layout) == alone
+    else:  # the most of all with 2 to 8 ranks, 2 to 4 chunks and up to 4 micro-batches a rank: 167 / 153
+        assert makespan_in_batches(slots, layout=layout) <= 1.1 * alone
 
 
 @given(pipelines())

@@ -22,7 +22,11 @@ class Messages:
     """Messages of one pass of all micro-batches, each with memory from its slot of the timetable until it is taken.
 
     A rank waits for a message when it takes it. It runs a few sends ahead of the ranks that take them, and then waits
-    for the oldest: a slot long past, so that no two ranks can wait for each other.
+    for the oldest: a slot long past, so that no two ranks can wait for each other. With NCCL it is the device's stream
+    that waits, not the host, and the batches of a rank run one after another: both ends have them in the order of the
+    slots. torch keeps a batch's tensors until it has been waited for, so a buffer is not given out again before that.
+
+    torch asks that the first operation of a group is one of all its ranks: call one before.
 
     Args:
         group: Ranks of the pp axis.
