@@ -57,6 +57,7 @@ INI_KEYS = [
     "perf_confirm_limit",
     "perf_fail_on_machine",
     "perf_yardstick",
+    "perf_checkpoint_dir",
     "perf_baselines",
     "perf_machine",
     "perf_python",
