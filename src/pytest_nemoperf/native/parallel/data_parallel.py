@@ -42,11 +42,6 @@ def apply_fsdp(model: Decoder, *, mesh: DeviceMesh, expert_mesh: DeviceMesh | No
     # Embedding and head stay gathered: backward needs them first.
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False, ignored_params=whole)
     register_fsdp_forward_method(model, Decoder.through_no_layer.__name__)
-    if mesh.device_type == "cpu":
-        # gloo's averages are sums in torch 2.8, which says nothing; sums and a division are the same work.
-        for module in model.modules():
-            if isinstance(module, FSDPModule):
-                module.set_force_sum_reduction_for_comms(True)
 
 
 def take_up_gradients(model: FSDPModule) -> None:
