@@ -66,7 +66,7 @@ class BaselineStore:
     _read: dict[Path, Baseline | None] = field(default_factory=dict, repr=False, compare=False)
 
     def unread(self) -> BaselineStore:
-        """Return this store with no file read yet, for a look that does not settle what the session judges by."""
+        """Return this store with no file read yet, for a look that does not settle the baseline of the session."""
         return replace(self, _read={})
 
     def find(

@@ -191,5 +191,5 @@ class RL:
 
 
 def usual_generation_precision(training: str) -> GenerationPrecision:
-    """Return the number format of generation where a recipe has none: ``bf16`` beside training in 8 bits, too."""
+    """Return the number format of generation of a recipe without one: ``bf16`` beside training in 8 bits, too."""
     return "fp32" if training == "fp32" else "bf16"
