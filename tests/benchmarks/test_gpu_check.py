@@ -319,7 +319,9 @@ def test_the_archive_leaves_out_what_is_large_or_no_text(tmp_path: Path) -> None
 
 
 DRIVER = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit that it is ignored
 sys.path.insert(0, {benchmarks!r})
 sys.path.insert(0, {root!r})
 from pathlib import Path
