@@ -10,8 +10,8 @@ from gpu_check.programs.program import Context, run_program
 from gpu_check.programs.sessions import BASELINES, Session, figure, metric, run_session, verdict
 from gpu_check.programs.suite import measured_cases
 
-# A GPU's launches scatter by 0.1%; on a shared CPU only a step of four times its length is beyond doubt, and that within
-# minutes: by the 25% between days that the catalog expects of CPUs, one launch of a baseline decides nothing.
+# A GPU's launches scatter by 0.1%; on a shared CPU only a step of four times its length is beyond doubt, and that
+# within minutes: by the 25% between days that the catalog expects of CPUs, one launch of a baseline decides nothing.
 _INJECT_PCT = {False: 6, True: 300}
 _CPU_NOISE = ["-o", "perf_noise=run=5\nsession=5"]
 _WITHOUT_A_WORD = frozenset({"INVALID", "INCONCLUSIVE", "NO BASELINE"})
