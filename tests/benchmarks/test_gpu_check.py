@@ -133,7 +133,8 @@ def test_the_page_names_every_stage_and_every_fast_path() -> None:
 
 
 @pytest.mark.parametrize("is_cpu", [False, True], ids=["gpu", "dry run"])
-def test_every_stage_finds_its_tests(is_cpu: bool) -> None:  # noqa: FBT001 (parametrized)
+def test_every_stage_finds_its_tests(is_cpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001 (parametrized)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # pytest-benchmark warns in a first worker
     nodeids = collected_tests(STAGES, is_cpu=is_cpu)
 
     assert nodeids
