@@ -59,7 +59,7 @@ class Message(NamedTuple):
 
 
 Slot = tuple[Action | None, ...]
-"""What each rank runs at the same place of the timetable; None idles."""
+"""Actions of all ranks in one slot of the timetable, by rank; None for a rank that idles."""
 
 
 def timetable(layout: Layout, *, num_micro_batches: int, is_training: bool) -> tuple[Slot, ...]:

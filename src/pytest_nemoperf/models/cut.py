@@ -43,7 +43,7 @@ def cut_layers(model: ModelConfig, *, num_layers: int) -> ModelConfig:
 
 
 def _has_all_kinds(model: ModelConfig, *, num_layers: int) -> bool:
-    """Return whether the first layers are of every kind that the model has."""
+    """Return True if the first layers are of every kind that the model has."""
     if model.moe is not None and not model.hybrid_pattern and num_layers <= min(model.moe.num_dense_layers, 1):
         return False
     return model.layer_counts.keys() == _first_layers(model, num_layers=num_layers).layer_counts.keys()

@@ -11,7 +11,7 @@ _TOPOLOGY: Final = "topology"
 
 
 def is_gpu_key(key: Mapping[str, str | int]) -> bool:
-    """Return whether a key is of a machine with GPUs: it names them."""
+    """Return True if a key is of a machine with GPUs: it names them."""
     return _DEVICE in key
 
 
