@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from llama_config import llama_config
 from tables import rates, ratios, spread, timed
 
 from pytest_nemoperf.flops.conventions import DEFAULT_CONVENTION, find_convention
@@ -87,26 +88,9 @@ def native_trainer(plan: Plan) -> tuple[Decoder, Trainer]:
 
 def reference_model(plan: Plan, *, weights: Decoder) -> Any:
     """Return transformers' model with the same weights."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    model = plan.model
-    config = LlamaConfig(
-        vocab_size=model.vocab_size,
-        hidden_size=model.hidden_size,
-        intermediate_size=model.ffn_hidden_size,
-        num_hidden_layers=model.num_layers,
-        num_attention_heads=model.num_heads,
-        num_key_value_heads=model.num_kv_heads,
-        head_dim=model.head_dim,
-        max_position_embeddings=plan.seq_len,
-        rms_norm_eps=model.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
-        tie_word_embeddings=model.tied_embeddings,
-        use_cache=False,
-        attn_implementation="sdpa",
-        dtype="float32",
-    )
-    reference = LlamaForCausalLM(config)
+    reference = LlamaForCausalLM(llama_config(plan))
     reference.load_state_dict(reference_weights(plan, weights=weights))
     return reference.train()
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
+from llama_config import llama_config
 
 from gpu_check.findings import Findings
 from gpu_check.programs.program import Context, run_program
@@ -111,24 +112,10 @@ def _native(plan: Plan, *, device: torch.device) -> Timed:
 
 
 def _transformers(plan: Plan, *, device: torch.device) -> Timed:
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    model = plan.model
-    config = LlamaConfig(
-        vocab_size=model.vocab_size,
-        hidden_size=model.hidden_size,
-        intermediate_size=model.ffn_hidden_size,
-        num_hidden_layers=model.num_layers,
-        num_attention_heads=model.num_heads,
-        num_key_value_heads=model.num_kv_heads,
-        head_dim=model.head_dim,
-        max_position_embeddings=plan.seq_len,
-        tie_word_embeddings=model.tied_embeddings,
-        use_cache=False,
-        attn_implementation="sdpa",
-    )
     with device:
-        peer = LlamaForCausalLM(config).float().train()
+        peer = LlamaForCausalLM(llama_config(plan)).float().train()
     optimizer = torch.optim.AdamW(
         peer.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True
     )
